@@ -1,0 +1,22 @@
+"""Attenzione: «Attention Is All You Need», una sezione per modulo.
+
+Ogni modulo realizza la sezione dell'articolo che porta nel nome, e sta intero sulla pagina dello
+stesso nome in `paper_it/`. Da qui si importa ciò che serve per usarlo.
+"""
+
+from attention.s3_2_1_scaled_dot_product import (
+    attention_weights,
+    fused_attention,
+    scaled_dot_product_attention,
+)
+from attention.s3_2_2_multi_head import MultiHeadAttention
+from attention.s3_2_3_applications import causal_mask, padding_mask
+
+__all__ = [
+    "MultiHeadAttention",
+    "attention_weights",
+    "causal_mask",
+    "fused_attention",
+    "padding_mask",
+    "scaled_dot_product_attention",
+]
