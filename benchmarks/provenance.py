@@ -1,0 +1,73 @@
+"""La provenienza di una misura: su quale macchina, con quali versioni, da quale commit."""
+
+import os
+import platform
+import re
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import cpuinfo
+import torch
+
+PACKAGES = ("torch", "numpy", "x-transformers", "transformers")
+"""I pacchetti di cui si annota la versione."""
+
+UNKNOWN = "sconosciuto"
+"""Ciò che si scrive quando non si può sapere."""
+
+NOISE = r"\((r|tm)\)|\b(processor|cpu|gpu|with radeon.*|\d+-core)\b|@.*"
+"""Le parole dei nomi commerciali che non distinguono una macchina."""
+
+
+def machine() -> dict[str, Any]:
+    """La macchina e le versioni. Non il suo nome in rete, che non riguarda la misura."""
+    found = {
+        "cpu": cpuinfo.get_cpu_info().get("brand_raw", UNKNOWN),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": None,
+        "driver": None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": {name: installed(name) for name in PACKAGES},
+    }
+    if torch.cuda.is_available():
+        query = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        driver = answer(*query) or UNKNOWN
+        found |= {"gpu": torch.cuda.get_device_name(), "driver": driver.splitlines()[0]}
+    return found
+
+
+def commit() -> dict[str, Any]:
+    """Il commit dei sorgenti, e se da allora sono stati modificati."""
+    return {
+        "id": answer("git", "rev-parse", "--short", "HEAD") or UNKNOWN,
+        "modified": bool(answer("git", "status", "--porcelain", "--untracked-files=no")),
+    }
+
+
+def slug(machine: dict[str, Any]) -> str:
+    """Il nome di cartella di una macchina: per esempio `intel-xeon-2c-cpu`."""
+    cpu = re.sub(NOISE, " ", machine["cpu"].lower())
+    words = f"{cpu} {machine['cores']}c {machine['gpu'] or 'cpu'}"
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+
+
+def installed(package: str) -> str | None:
+    """La versione di un pacchetto, se è installato."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def answer(*command: str) -> str | None:
+    """Ciò che un comando risponde, se c'è e riesce."""
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
