@@ -1,0 +1,187 @@
+"""Il punteggio di mutazione: quante alterazioni di un modulo fanno cadere i test della sua sezione.
+
+    python tests/mutation.py s3_2_attention s3_2_1_scaled_dot_product
+
+cosmic-ray propone le alterazioni: un segno, un confronto, una costante, un `not`, un ciclo che
+non gira. Non contano quelle nelle annotazioni, che nessuno esegue, quelle che non sono Python, e
+`is` al posto di `==`, che fra tipi, booleani e interi piccoli è la stessa cosa.
+Ogni mutante vive in una copia della sezione, in un processo figlio; il sorgente non si tocca.
+"""
+
+import ast
+import contextlib
+import importlib
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import pytest
+import torch
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+WORKERS = max(1, len(os.sched_getaffinity(0)))
+PATIENCE = 5
+"""Un mutante che impiega tante volte il tempo dell'originale è in un ciclo infinito."""
+
+QUICK = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+"""pytest si ferma al primo test che cade; le librerie pesanti sono già caricate nel padre."""
+
+SAME_MEANING = {"ReplaceComparisonOperator_Eq_Is", "ReplaceComparisonOperator_NotEq_IsNot"}
+
+EQUIVALENT: dict[str, dict[str, str]] = {
+    "s3_2_attention": {
+        "if top <= -math.inf:": "sotto −∞ non c'è nulla",
+        "output = [0.0] * len(values[ -1])": "i value sono lunghi tutti uguale",
+        'require(n != 0, "keys", "nessuna coppia", "almeno una")': "una lunghezza non è negativa",
+    },
+    "s3_2_3_applications": {
+        "visible = causal_mask(m, target.device) * target_mask": "fra valori logici è lo stesso",
+    },
+}
+"""Le alterazioni che non cambiano il comportamento, per modulo: la riga alterata e il perché."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """Un modulo con una sola alterazione: la riga, com'era e com'è diventata."""
+
+    source: str
+    line: int
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"riga {self.line}: {self.before}  →  {self.after}"
+
+
+def mutants(source: str) -> list[Mutant]:
+    """Tutti i mutanti di un modulo, ciascuno una volta."""
+    silent = annotated_positions(source)
+    found: dict[str, Mutant] = {}
+    for operator in (get_operator(name) for name in operator_names()):
+        if operator.arguments() or operator.__name__ in SAME_MEANING:
+            continue
+        positions = (
+            start
+            for node in ast_nodes(get_ast(source))
+            for start, _ in operator().mutation_positions(node)
+        )
+        for occurrence, start in enumerate(positions):
+            mutated = mutate_code(source, operator(), occurrence)
+            if start not in silent and mutated != source and is_python(mutated):
+                found.setdefault(mutated, Mutant(mutated, *first_difference(source, mutated)))
+    return sorted(found.values(), key=lambda mutant: mutant.line)
+
+
+def annotated_positions(source: str) -> set[tuple[int, int]]:
+    """Le posizioni (riga, colonna) che cadono dentro un'annotazione di tipo."""
+    spans = []
+    for node in ast.walk(ast.parse(source)):
+        for name in ("annotation", "returns"):
+            span = getattr(node, name, None)
+            if span is not None:
+                spans.append((span.lineno, span.col_offset, span.end_lineno, span.end_col_offset))
+    lines = source.splitlines()
+    return {
+        (line, column)
+        for first, start, last, end in spans
+        for line in range(first, last + 1)
+        for column in range(len(lines[line - 1]))
+        if (first, start) <= (line, column) < (last, end)
+    }
+
+
+def is_python(source: str) -> bool:
+    """Vero se il testo si compila senza errori e senza avvertimenti."""
+    with contextlib.suppress(SyntaxError), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compile(source, "mutante", "exec")
+        return True
+    return False
+
+
+def first_difference(source: str, mutated: str) -> tuple[int, str, str]:
+    pairs = zip(source.splitlines(), mutated.splitlines(), strict=False)
+    return next((i, a.strip(), b.strip()) for i, (a, b) in enumerate(pairs, 1) if a != b)
+
+
+def survives(stem: str, source: str) -> None:
+    """Nel processo figlio: esce con 0 se tutti i test della sezione passano."""
+    with tempfile.TemporaryDirectory() as name, open(os.devnull, "w") as nowhere:
+        folder = Path(name)
+        test = f"tests/test_{stem}.py"
+        shutil.copytree(ROOT / "attention", folder / "attention")
+        for file in ("pyproject.toml", "tests/conftest.py", test):
+            (folder / file).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / file, folder / file)
+        (folder / "attention" / f"{stem}.py").write_text(source, encoding="utf-8")
+        os.chdir(folder)
+        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            result = pytest.main([*QUICK, test])
+    sys.exit(result)
+
+
+def run(stem: str, sources: list[str], patience: float) -> Iterator[tuple[int, bool]]:
+    """Esegue i test su ogni sorgente, in parallelo: il suo numero, e vero se sopravvive."""
+    context = multiprocessing.get_context("fork")
+    waiting = list(enumerate(sources))
+    running: dict[multiprocessing.process.BaseProcess, tuple[int, float]] = {}
+    while waiting or running:
+        while waiting and len(running) < WORKERS:
+            number, source = waiting.pop(0)
+            process = context.Process(target=survives, args=(stem, source))
+            process.start()
+            running[process] = number, time.monotonic() + patience
+        wait([process.sentinel for process in running], timeout=1)
+        for process, (number, deadline) in list(running.items()):
+            if process.is_alive() and time.monotonic() < deadline:
+                continue
+            process.kill()
+            process.join()
+            del running[process]
+            yield number, process.exitcode == 0
+
+
+def score(stem: str) -> float:
+    """Stampa i sopravvissuti di un modulo e la frazione di mutanti che i test riconoscono."""
+    source = (ROOT / "attention" / f"{stem}.py").read_text(encoding="utf-8")
+    start = time.monotonic()
+    ((_, passes),) = run(stem, [source], patience=600)
+    if not passes:
+        sys.exit(f"{stem}: i test non passano nemmeno sul modulo com'è")
+    patience = 10 + PATIENCE * (time.monotonic() - start)
+    reasons = EQUIVALENT.get(stem, {})
+    every = mutants(source)
+    candidates = [mutant for mutant in every if mutant.after not in reasons]
+    sources = [mutant.source for mutant in candidates]
+    survivors = [number for number, alive in run(stem, sources, patience) if alive]
+    for number in sorted(survivors):
+        print(f"  sopravvive, {candidates[number]}")
+    killed = len(candidates) - len(survivors)
+    print(
+        f"{stem}: {killed} riconosciuti su {len(candidates)} ({killed / len(candidates):.1%});"
+        f" {len(every) - len(candidates)} equivalenti esclusi",
+        flush=True,
+    )
+    return killed / len(candidates)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for library in ("beartype", "hypothesis", "jaxtyping", "torch.profiler"):
+        importlib.import_module(library)
+    for section in sys.argv[1:]:
+        score(section)
