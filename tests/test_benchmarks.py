@@ -20,9 +20,20 @@ from benchmarks import bench_s3_2_2_multi_head as multi_head
 from benchmarks import conftest as bench_conftest
 from benchmarks import contest, provenance, publish
 from benchmarks.contest import Timing, Turns, Work, extra_bytes, highest_sum, verdict
-from weave.measurements import INK, RESULTS, STROKES, duration, latest, misura, render, size
+from weave.house import ROOT
+from weave.measurements import (
+    BENCHMARKS,
+    INK,
+    STROKES,
+    declared,
+    duration,
+    latest,
+    misura,
+    render,
+    size,
+)
 
-FILES = sorted(RESULTS.glob("*/*.json"))
+FILES = sorted(BENCHMARKS.glob("results/*/*.json"))
 
 GROUPS = {"s3_2_1_scaled_dot_product", "s3_2_1_causal", "s3_2_2_multi_head"}
 
@@ -457,6 +468,17 @@ def test_unknown_measure_stops_the_build(request_):
         misura(request_)
 
 
+def test_a_group_without_results_says_so(small):
+    assert render("altro", "", []) == "<p>Non misurato, né su CPU né su GPU.</p>"
+    assert render("altro", "", [small]) == render("altro", "", [])
+
+
+def test_groups_are_those_the_benchmarks_declare(tmp_path):
+    assert {"s3_2_1_scaled_dot_product", "s3_2_1_causal", "s3_2_2_multi_head"} <= set(declared())
+    (tmp_path / "bench_prova.py").write_text('@pytest.mark.benchmark(group="prova", timer=clock)')
+    assert declared(tmp_path) == ["prova"]
+
+
 def test_the_latest_file_of_each_machine_is_shown(tmp_path, small):
     for machine, day in (("a", "2026-06-12"), ("a", "2026-06-13"), ("b", "2026-06-11")):
         path = tmp_path / machine / f"{day}.json"
@@ -495,7 +517,7 @@ def luminance(color):
 @pytest.mark.parametrize("color", [color for color, _ in STROKES if color != INK])
 def test_marks_stand_out_on_both_themes(color):
     css = Path("docs/assets/css/attenzione.css")
-    text = (RESULTS.parent.parent / css).read_text(encoding="utf-8")
+    text = (ROOT / css).read_text(encoding="utf-8")
     backgrounds = re.findall(r"--md-default-bg-color: (#\w{6})", text)
     assert len(backgrounds) == 2
     for background in backgrounds:

@@ -22,7 +22,7 @@ from pymdownx.superfences import SuperFencesException
 
 from weave.house import ROOT
 
-RESULTS = ROOT / "benchmarks" / "results"
+BENCHMARKS = ROOT / "benchmarks"
 
 INK = "#010203"
 """Il colore che nel disegno sta per quello del testo."""
@@ -62,17 +62,21 @@ Contest = dict[str, Any]
 def misura(source: str, *_: Any, **__: Any) -> str:
     """Il riquadro: i risultati più recenti di ogni macchina per un gruppo di benchmark."""
     group, _space, quantity = source.strip().partition(" ")
-    sessions = latest()
-    known = sorted({contest["group"] for session in sessions for contest in session["benchmarks"]})
-    if group not in known or quantity not in DRAWINGS:
+    if group not in declared() or quantity not in DRAWINGS:
         raise SuperFencesException(
-            f"riquadro «misura»: «{source.strip()}» non esiste; i gruppi misurati sono "
-            f"{', '.join(known) or 'nessuno'}, seguiti da nulla o da «memoria»"
+            f"riquadro «misura»: «{source.strip()}» non esiste; i gruppi sono "
+            f"{', '.join(declared())}, seguiti da nulla o da «memoria»"
         )
-    return render(group, quantity, sessions)
+    return render(group, quantity, latest())
 
 
-def latest(folder: Path = RESULTS) -> list[Session]:
+def declared(folder: Path = BENCHMARKS) -> list[str]:
+    """I gruppi che i benchmark dichiarano, misurati o no."""
+    sources = (path.read_text(encoding="utf-8") for path in sorted(folder.glob("bench_*.py")))
+    return [group for source in sources for group in re.findall(r'\bgroup="(\w+)"', source)]
+
+
+def latest(folder: Path = BENCHMARKS / "results") -> list[Session]:
     """Per ogni macchina, il suo ultimo file di risultati."""
     newest: dict[Path, Session] = {}
     for path in sorted(folder.glob("*/*.json")):
@@ -90,6 +94,8 @@ def render(group: str, quantity: str, sessions: list[Session]) -> str:
         figure(f"{group}-{quantity or 'tempi'}-{place}", quantity, session, contests)
         for place, (session, contests) in enumerate(shown)
     ]
+    if not figures:
+        return "<p>Non misurato, né su CPU né su GPU.</p>"
     on_gpu = any(contests[0]["device"] == "cuda" for _, contests in shown)
     return "\n".join([*figures, "" if on_gpu else "<p>Non misurato su GPU.</p>"])
 
