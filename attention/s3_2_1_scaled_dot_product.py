@@ -96,8 +96,8 @@ def additive_weights(
 ) -> Float[Tensor, "... m n"]:
     """§3.2.1 ¶3: i pesi dell'attenzione additiva, una rete con un solo strato nascosto.
 
-    Il punteggio di una coppia è direction · tanh(q W_q + k W_k). La somma sotto la tangente
-    iperbolica obbliga a tenere un vettore nascosto per ogni coppia: m × n × hidden numeri.
+    Il punteggio di una coppia è direction · tanh(q W_q + k W_k). Fra la somma e la riduzione c'è
+    una tangente iperbolica: scritta con tensori, tiene m × n × hidden numeri.
 
     Argomenti:
         query, key, mask: come in `attention_weights`.

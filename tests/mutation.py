@@ -36,7 +36,7 @@ WORKERS = max(1, len(os.sched_getaffinity(0)))
 PATIENCE = 5
 """Un mutante che impiega tante volte il tempo dell'originale è in un ciclo infinito."""
 
-QUICK = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+QUICK = ["-xq", "-pno:cacheprovider", "-Wignore::pytest.PytestAssertRewriteWarning"]
 """pytest si ferma al primo test che cade; le librerie pesanti sono già caricate nel padre."""
 
 SAME_MEANING = {"ReplaceComparisonOperator_Eq_Is", "ReplaceComparisonOperator_NotEq_IsNot"}
@@ -46,6 +46,14 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "if top <= -math.inf:": "sotto −∞ non c'è nulla",
         "output = [0.0] * len(values[ -1])": "i value sono lunghi tutti uguale",
         'require(n != 0, "keys", "nessuna coppia", "almeno una")': "una lunghezza non è negativa",
+    },
+    "s3_2_2_multi_head": {
+        "divides = d_model % heads <= 0 or (d_k is not None and d_v is not None)": "resto mai < 0",
+        "query @ w_q + b_q, key @ w_k - b_k, value @ w_v + b_v, mask": "il bias delle key non conta",
+        "return tuple(bias.unflatten( -1, (self.heads, -1))[i] for bias in (query, key, value))": (
+            "i bias hanno una dimensione sola"
+        ),
+        "if not isinstance(mask, Tensor) or mask.dim() < 2:": "[m, n] e [1, m, n] dicono lo stesso",
     },
     "s3_2_3_applications": {
         "visible = causal_mask(m, target.device) * target_mask": "fra valori logici è lo stesso",
@@ -155,7 +163,7 @@ def run(stem: str, sources: list[str], patience: float) -> Iterator[tuple[int, b
             yield number, process.exitcode == 0
 
 
-def score(stem: str) -> float:
+def score(stem: str) -> None:
     """Stampa i sopravvissuti di un modulo e la frazione di mutanti che i test riconoscono."""
     source = (ROOT / "attention" / f"{stem}.py").read_text(encoding="utf-8")
     start = time.monotonic()
@@ -166,17 +174,16 @@ def score(stem: str) -> float:
     reasons = EQUIVALENT.get(stem, {})
     every = mutants(source)
     candidates = [mutant for mutant in every if mutant.after not in reasons]
-    sources = [mutant.source for mutant in candidates]
-    survivors = [number for number, alive in run(stem, sources, patience) if alive]
-    for number in sorted(survivors):
-        print(f"  sopravvive, {candidates[number]}")
-    killed = len(candidates) - len(survivors)
+    killed = 0
+    for number, alive in run(stem, [mutant.source for mutant in candidates], patience):
+        killed += not alive
+        if alive:
+            print(f"  sopravvive, {candidates[number]}", flush=True)
     print(
         f"{stem}: {killed} riconosciuti su {len(candidates)} ({killed / len(candidates):.1%});"
         f" {len(every) - len(candidates)} equivalenti esclusi",
         flush=True,
     )
-    return killed / len(candidates)
 
 
 if __name__ == "__main__":

@@ -444,6 +444,24 @@ def test_mean_jacobian_norm_is_not_the_witness_at_64():
     assert larger_without_the_root == [True, True, True, False, False]
 
 
+def gradient_towards_the_query(weights: Tensor, key: Tensor) -> Tensor:
+    """La norma di ∂p/∂q, riga per riga, se i punteggi sono q·k senza altri fattori."""
+    jacobian = torch.diag_embed(weights) - weights.unsqueeze(-1) * weights.unsqueeze(-2)
+    return (jacobian @ key).flatten(-2).norm(dim=-1)
+
+
+@pytest.mark.parametrize(("d_k", "larger_without_the_root"), [(64, True), (1024, False)])
+def test_gradient_towards_the_query_dies_much_later(d_k, larger_without_the_root):
+    """§3.2.1 ¶4: nella riga mediana, senza la radice è più grande a 64, e a 1024 è crollato."""
+    query, key = (torch.randn(200, rows, d_k, dtype=torch.float64) for rows in (1, 64))
+    scores = (query @ key.transpose(-2, -1)).squeeze(-2)
+    root = math.sqrt(d_k)
+    unscaled = gradient_towards_the_query(scores.softmax(dim=-1), key).median()
+    scaled = gradient_towards_the_query((scores / root).softmax(dim=-1), key).median() / root
+    assert bool(unscaled > 2 * scaled) is larger_without_the_root
+    assert bool(unscaled < scaled / 2) is not larger_without_the_root
+
+
 # I numeri di una macchina
 
 
@@ -455,6 +473,14 @@ def test_half_precision_is_as_accurate_as_its_format_allows(attention, dtype, de
     exact = scaled_dot_product_attention(*(tensor.double() for tensor in problem))
     bound = 2 * torch.finfo(dtype).eps * problem[2].abs().max().item()
     assert_equal(attention(*problem).double(), exact, bound)
+
+
+def test_half_precision_overflows_only_to_the_letter():
+    """Articolo ≠ codice: q·k = 102 400 supera 65 504, e la forma alla lettera divide dopo."""
+    query = torch.full((1, 64), 40.0, dtype=torch.float16)
+    value = torch.tensor([[3.0]], dtype=torch.float16)
+    assert scaled_dot_product_attention(query, query, value).isnan().all()
+    assert fused_attention(query, query, value).item() == 3.0
 
 
 @both_forms
@@ -631,10 +657,11 @@ def test_shapes_in_the_signatures_are_enforced_here():
 # Il Fortran della pagina
 
 
-def test_fortran_on_the_page(fortran, call_fortran):
-    """§3.2.1 ¶2: l'eq. (1) in Fortran, com'è scritta sulla pagina, dà gli stessi numeri."""
+@pytest.mark.parametrize("name", ["scaled_attention", "streaming_attention"])
+def test_fortran_on_the_page(fortran, call_fortran, name):
+    """§3.2.1 ¶2 e ¶3: per righe intere o una key per volta, il Fortran dà gli stessi numeri."""
     query, key, value = random_problem()
     output = torch.zeros(3, 11, dtype=torch.float64)
-    routine = fortran("s3_2_1_scaled_dot_product").scaled_attention
+    routine = getattr(fortran("s3_2_1_scaled_dot_product"), name)
     call_fortran(routine, 3, 5, 7, 11, query, key, value, output)
     assert_equal(output, scaled_dot_product_attention(query, key, value))

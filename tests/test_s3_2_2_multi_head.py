@@ -97,6 +97,16 @@ def test_one_product_equals_one_product_per_head(sizes, roles, bias, device):
             assert_equal(module(*problem, allowed), expected)
 
 
+def test_a_bias_on_the_keys_changes_nothing():
+    """§3.2.2 ¶2: aggiunge la stessa costante a tutti i punteggi di una query: la softmax la toglie."""
+    module = random_module(d_model=6, heads=3, bias=True)
+    problem = random_inputs("three", 6)
+    before = module(*problem)
+    with torch.no_grad():
+        module.b_qkv[6:12] = 0
+    assert_equal(module(*problem), before)
+
+
 @with_and_without_bias
 @inputs
 def test_gradients_do_not_depend_on_the_form(roles, bias):
@@ -431,11 +441,11 @@ def test_wrong_sizes_are_refused(sizes, message):
         MultiHeadAttention(**sizes)
 
 
-@pytest.mark.parametrize("i", [-1, 3])
+@pytest.mark.parametrize("i", [-1, 2, 3])
 def test_a_head_that_is_not_there_is_refused(i):
     """Le teste si contano da 0 a h − 1."""
-    module = random_module(d_model=6, heads=3)
-    with pytest.raises(ValueError, match=f"^i: dato: {i}; atteso: da 0 a 2$"):
+    module = random_module(d_model=6, heads=2)
+    with pytest.raises(ValueError, match=f"^i: dato: {i}; atteso: da 0 a 1$"):
         module.head(i, *random_inputs("three", 6))
 
 
@@ -447,6 +457,7 @@ LIKE_THE_WEIGHTS = "atteso: torch.float32, come i parametri del modulo"
     ("problem", "error", "message"),
     [
         ((X[..., :4], X, X), ValueError, "query: dato: larghezza 4; atteso: 6"),
+        ((torch.zeros(2, 5, 7), X, X), ValueError, "query: dato: larghezza 7; atteso: 6"),
         ((X, X[..., :4], X), ValueError, "key: dato: larghezza 4; atteso: 6"),
         ((X, X, X[..., :4]), ValueError, "value: dato: larghezza 4; atteso: 6"),
         ((X, X.double(), X), TypeError, f"key: dato: torch.float64; {LIKE_THE_WEIGHTS}"),
