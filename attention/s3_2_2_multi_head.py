@@ -178,9 +178,9 @@ class MultiHeadAttention(nn.Module):
         self.check_inputs(query, key, value)
         q_end, k_end, end = itertools.accumulate(self.widths)
         if query is key and key is value:
-            parts = self.columns(query, 0, end).split(self.widths, dim=-1)
+            parts = self.columns(query, 0, end).split_with_sizes(self.widths, dim=-1)
         elif key is value:
-            pair = self.columns(key, q_end, end).split(self.widths[1:], dim=-1)
+            pair = self.columns(key, q_end, end).split_with_sizes(self.widths[1:], dim=-1)
             parts = (self.columns(query, 0, q_end), *pair)
         else:
             parts = (
@@ -212,12 +212,12 @@ class MultiHeadAttention(nn.Module):
     def check_inputs(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Gli ingressi sono larghi d_model e del tipo dei pesi; con autocast decide PyTorch."""
         width, dtype = self.d_model, self.w_qkv.dtype
+        like_parameters = f"{dtype}, come i parametri del modulo"
         for tensor, argument in ((query, "query"), (key, "key"), (value, "value")):
             check_float(tensor, argument)
             require(tensor.size(-1) == width, argument, f"larghezza {tensor.size(-1)}", f"{width}")
-            expected = f"{dtype}, come i parametri del modulo"
             same = tensor.dtype == dtype or torch.is_autocast_enabled(tensor.device.type)
-            require(same, argument, tensor.dtype, expected, TypeError)
+            require(same, argument, tensor.dtype, like_parameters, TypeError)
 
 
 def split_heads(

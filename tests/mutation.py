@@ -47,9 +47,25 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "output = [0.0] * len(values[ -1])": "i value sono lunghi tutti uguale",
         'require(n != 0, "keys", "nessuna coppia", "almeno una")': "una lunghezza non è negativa",
     },
+    "s3_2_1_scaled_dot_product": {
+        "allowed = mask + empty": "fra valori logici è lo stesso",
+        "allowed = mask ^ empty": "nelle righe vuote la maschera è tutta falsa",
+        "mask = four_dimensional(torch.atleast_2d(mask ^ empty), batch)": "come sopra",
+        "d_k, hidden = query.size(-1), direction.size(- 0)": "direction ha una dimensione sola",
+        "if len(batch) >= 2:": "fondere una dimensione sola non cambia nulla",
+        "if len(batch) > 1:": "come sopra",
+        "tensor = tensor.expand(*batch, *tensor.shape[-2:]).flatten(0, len(batch) - 1)": (
+            "fonde anche l'ultima dimensione di batch: una disposizione che vale l'altra"
+        ),
+        "while tensor.dim() != 4:": "le dimensioni non sono mai più di quattro",
+        'require(d_k != 0, "query", "d_k = 0", "d_k almeno 1")': "una larghezza non è negativa",
+        'require(key.size(-2) != 0, "key", "nessuna riga", "almeno una key")': "come sopra",
+        "return len(shape) <= len(target) and all("
+        "a in (1, b) for a, b in zip(shape, tail, strict=False))": "sono già lunghe uguale",
+    },
     "s3_2_2_multi_head": {
         "divides = d_model % heads <= 0 or (d_k is not None and d_v is not None)": "resto mai < 0",
-        "query @ w_q + b_q, key @ w_k - b_k, value @ w_v + b_v, mask": "il bias delle key non conta",
+        "query @ w_q + b_q, key @ w_k - b_k, value @ w_v + b_v, mask": "è lo stesso per ogni key",
         "return tuple(bias.unflatten( -1, (self.heads, -1))[i] for bias in (query, key, value))": (
             "i bias hanno una dimensione sola"
         ),

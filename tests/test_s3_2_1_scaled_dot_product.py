@@ -305,13 +305,14 @@ def test_fused_causal_equals_the_causal_mask(batch, device):
     assert_equal(fused_attention(*problem, causal=True), expected)
 
 
-def test_fused_batches_extend_to_each_other(device):
+@pytest.mark.parametrize("batches", [((2, 1), (3,), ()), ((), (2,), (2,)), ((), (), (2, 3))])
+def test_fused_batches_extend_to_each_other(batches, device):
     """§3.2.1 ¶3: i batch di query, key e value si accordano come nei prodotti di matrici."""
-    query, _, _ = random_problem(2, 1, device=device)
-    _, key, _ = random_problem(3, device=device)
-    _, _, value = random_problem(device=device)
+    query, key, value = (
+        random_problem(*batch, device=device)[role] for role, batch in enumerate(batches)
+    )
     output = fused_attention(query, key, value)
-    assert output.shape == (2, 3, 3, 11)
+    assert output.shape == (*torch.broadcast_shapes(*batches), 3, 11)
     assert_equal(output, scaled_dot_product_attention(query, key, value))
 
 
@@ -356,9 +357,9 @@ def allocated_bytes(function: Callable[[], object]) -> int:
     [
         ((), 8, 8, False, False),
         ((2,), 8, 8, False, False),
-        ((2, 1, 3), 8, 8, False, False),
-        ((2,), 8, 5, False, False),
-        ((2,), 5, 8, False, False),
+        ((1, 2, 1, 1, 3), 8, 8, False, False),
+        ((2,), 8, 3, False, False),
+        ((2,), 3, 8, False, False),
         ((2,), 8, 8, True, False),
         ((2,), 8, 8, False, True),
     ],
@@ -543,9 +544,9 @@ WRONG_PROBLEMS = [
         "ValueError query: dato: [3]; atteso: almeno [righe, colonne]",
     ),
     (
-        zeros(2, 3),
-        zeros(2, 7),
-        zeros(2, 5),
+        zeros(11, 2, 3),
+        zeros(11, 2, 7),
+        zeros(11, 2, 5),
         "ValueError key: dato: larghezza 7; atteso: 3, come query",
     ),
     (
@@ -567,10 +568,22 @@ WRONG_PROBLEMS = [
         "ValueError value: dato: 7 righe; atteso: 2, una per key",
     ),
     (
+        zeros(2, 3),
+        zeros(2, 3),
+        zeros(1, 5),
+        "ValueError value: dato: 1 righe; atteso: 2, una per key",
+    ),
+    (
         zeros(11, 2, 3),
         zeros(7, 2, 3),
         zeros(7, 2, 5),
         "ValueError key: dato: un batch [7]; atteso: un batch che si accordi con [11]",
+    ),
+    (
+        zeros(2, 3, 5, 7),
+        zeros(2, 3, 7),
+        zeros(2, 3, 11),
+        "ValueError key: dato: un batch [2]; atteso: un batch che si accordi con [2, 3]",
     ),
     (
         zeros(7, 2, 3),
@@ -625,12 +638,13 @@ def test_additive_refuses_the_same_arguments():
     query, key, _ = random_problem()
     narrow = "ValueError key: dato: larghezza 2; atteso: 7, come query"
     assert complaint(additive_weights, query, key[:, :2], *network) == narrow
-    short = "ValueError key_matrix: dato: [5, 2]; atteso: [7, 2]"
     w_q, w_k, direction = network
-    assert complaint(additive_weights, query, key, w_q, w_k[:5], direction) == short
+    for wrong in (w_k[:5], w_k.repeat(2, 1)):
+        unequal = f"ValueError key_matrix: dato: [{len(wrong)}, 2]; atteso: [7, 2]"
+        assert complaint(additive_weights, query, key, w_q, wrong, direction) == unequal
     integers = f"TypeError query_matrix: dato: torch.int64; atteso: {FLOATING}"
     assert complaint(additive_weights, query, key, w_q.long(), w_k, direction) == integers
-    for wrong in (direction.tolist(), direction[None]):
+    for wrong in (direction.tolist(), direction[None], direction[0]):
         refused = complaint(additive_weights, query, key, w_q, w_k, wrong)
         assert refused.startswith("TypeError direction: dato: ")
     turned = NOT_EXTENDABLE.format([5, 3], [3, 5])
@@ -643,8 +657,9 @@ def test_causal_refuses_a_mask_and_unequal_lengths():
     twice = "ValueError mask: dato: una maschera insieme a causal=True; atteso: una delle due"
     square = random_problem(m=5)
     assert complaint(fused_attention, *square, causal_mask(5), causal=True) == twice
-    unequal = "ValueError causal: dato: 3 query e 5 key; atteso: tante query quante key"
-    assert complaint(fused_attention, *random_problem(), causal=True) == unequal
+    for m in (3, 7):
+        unequal = f"ValueError causal: dato: {m} query e 5 key; atteso: tante query quante key"
+        assert complaint(fused_attention, *random_problem(m=m), causal=True) == unequal
 
 
 def test_shapes_in_the_signatures_are_enforced_here():

@@ -98,7 +98,7 @@ def test_one_product_equals_one_product_per_head(sizes, roles, bias, device):
 
 
 def test_a_bias_on_the_keys_changes_nothing():
-    """§3.2.2 ¶2: aggiunge la stessa costante a tutti i punteggi di una query: la softmax la toglie."""
+    """§3.2.2 ¶2: è la stessa costante su tutti i punteggi di una query, e la softmax la toglie."""
     module = random_module(d_model=6, heads=3, bias=True)
     problem = random_inputs("three", 6)
     before = module(*problem)
