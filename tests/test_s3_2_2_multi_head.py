@@ -288,6 +288,17 @@ def test_the_formula_has_no_bias():
     assert with_bias.b_o.shape == (6,)
 
 
+def test_the_bias_of_the_keys_changes_nothing():
+    """Articolo ≠ codice: q·(k + b) aggiunge q·b a tutti i punteggi della riga; quelli di Q no."""
+    module, inputs = random_module(d_model=6, heads=3, bias=True), random_inputs("three", 6)
+    before = module(*inputs)
+    query, key, _ = module.b_qkv.detach().split(module.widths)
+    key += 3
+    torch.testing.assert_close(module(*inputs), before, rtol=0, atol=1e-12)
+    query += 3
+    assert (module(*inputs) - before).abs().max() > 1e-3
+
+
 def test_queries_keys_and_values_are_not_parameters():
     """§3.2.2 ¶3: i parametri sono due matrici; Q, K e V si ricalcolano a ogni ingresso."""
     module = MultiHeadAttention(d_model=6, heads=3).double()
@@ -441,12 +452,12 @@ def test_wrong_sizes_are_refused(sizes, message):
         MultiHeadAttention(**sizes)
 
 
-@pytest.mark.parametrize("i", [-1, 2, 3])
+@pytest.mark.parametrize("i", [-1, 4, 5])
 def test_a_head_that_is_not_there_is_refused(i):
     """Le teste si contano da 0 a h − 1."""
-    module = random_module(d_model=6, heads=2)
-    with pytest.raises(ValueError, match=f"^i: dato: {i}; atteso: da 0 a 1$"):
-        module.head(i, *random_inputs("three", 6))
+    module = random_module(d_model=4, heads=4)
+    with pytest.raises(ValueError, match=f"^i: dato: {i}; atteso: da 0 a 3$"):
+        module.head(i, *random_inputs("three", 4))
 
 
 X = torch.zeros(2, 5, 6)
