@@ -169,15 +169,20 @@ def fused_kernel(
         mask = four_dimensional(torch.atleast_2d(mask | empty), batch)
     d_k, d_v = query.size(-1), value.size(-1)
     width = max(d_k, d_v)
-    q = four_dimensional(widen(query, width).expand(*batch, -1, -1), batch)
-    k = four_dimensional(widen(key, width).expand(*batch, -1, -1), batch)
-    v = four_dimensional(widen(value, width).expand(*batch, -1, -1), batch)
+    q, k, v = (spread(tensor, width, batch) for tensor in (query, key, value))
     scale = 1 / math.sqrt(d_k)
     output = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale)
     shape = (*batch, query.size(-2), d_v)
     if output.shape != shape:
         output = output[..., :d_v].reshape(shape)
     return output if empty is None else output.masked_fill(empty, 0.0)
+
+
+def spread(tensor: Tensor, width: int, batch: tuple[int, ...]) -> Tensor:
+    """Una matrice larga `width` per ogni elemento del batch, in quattro dimensioni."""
+    if tensor.dim() == 4 and tensor.shape[:-2] == batch and tensor.size(-1) == width:
+        return tensor
+    return four_dimensional(widen(tensor, width).expand(*batch, -1, -1), batch)
 
 
 def widen(tensor: Float[Tensor, "... rows columns"], width: int) -> Float[Tensor, "... rows wide"]:

@@ -1,13 +1,13 @@
 """§3.2.2: l'attenzione a più teste.
 
 MultiHead(Q, K, V) = Concat(head_1, …, head_h) W^O, con head_i = Attention(QW_i^Q, KW_i^K, VW_i^V).
-Le h proiezioni dell'articolo sono fette di colonne di un'unica matrice: così le si può leggere
-una per una, come nella formula, o eseguire tutte con un solo prodotto di matrici.
+Le h proiezioni dell'articolo stanno una sotto l'altra in un'unica matrice: così le si può leggere
+una per una, come nella formula, o eseguire tutte con un solo prodotto di matrici. Ogni matrice W
+è conservata trasposta, una riga per uscita: gli stessi byte della W dell'articolo in Fortran.
 """
 
-import itertools
-
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -55,10 +55,10 @@ class MultiHeadAttention(nn.Module):
         self.d_v = d_model // heads if d_v is None else d_v
         for name in ("d_model", "d_k", "d_v"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "almeno 1")
-        columns = heads * (2 * self.d_k + self.d_v)
-        self.w_qkv = nn.Parameter(torch.empty(d_model, columns))
-        self.w_o = nn.Parameter(torch.empty(heads * self.d_v, d_model))
-        self.b_qkv = nn.Parameter(torch.zeros(columns)) if bias else None
+        rows = heads * (2 * self.d_k + self.d_v)
+        self.w_qkv = nn.Parameter(torch.empty(rows, d_model))
+        self.w_o = nn.Parameter(torch.empty(d_model, heads * self.d_v))
+        self.b_qkv = nn.Parameter(torch.zeros(rows)) if bias else None
         self.b_o = nn.Parameter(torch.zeros(d_model)) if bias else None
         self.reset_parameters()
 
@@ -104,21 +104,18 @@ class MultiHeadAttention(nn.Module):
 
     def combine(self, heads: Float[Tensor, "*batch h m d_v"]) -> Float[Tensor, "*batch m d_model"]:
         """Concat(head_1, …, head_h) W^O: le teste una accanto all'altra, poi l'ultimo prodotto."""
-        output = heads.transpose(-3, -2).flatten(-2) @ self.w_o
-        return output if self.b_o is None else output + self.b_o
+        return linear(heads.transpose(-3, -2).flatten(-2), self.w_o, self.b_o)
 
     @property
     def widths(self) -> list[int]:
-        """Quante colonne di `w_qkv` toccano a W^Q, a W^K e a W^V, di tutte le teste."""
+        """Quante righe di `w_qkv` toccano a W^Q, a W^K e a W^V, di tutte le teste."""
         return [self.heads * self.d_k, self.heads * self.d_k, self.heads * self.d_v]
 
     @property
     def projections(self) -> tuple[Tensor, Tensor, Tensor]:
         """§3.2.2 ¶3: W^Q e W^K, forma [h, d_model, d_k], e W^V, forma [h, d_model, d_v]."""
-        query, key, value = self.w_qkv.split(self.widths, dim=1)
-        return tuple(
-            matrix.unflatten(1, (self.heads, -1)).movedim(1, 0) for matrix in (query, key, value)
-        )
+        query, key, value = self.w_qkv.split(self.widths)
+        return tuple(matrix.unflatten(0, (self.heads, -1)).mT for matrix in (query, key, value))
 
     def reset_parameters(self) -> None:
         """Valori iniziali: uniformi, con la varianza di Glorot per ognuna delle quattro matrici.
@@ -126,7 +123,7 @@ class MultiHeadAttention(nn.Module):
         L'articolo non li dà; il codice pubblicato con l'articolo scala allo stesso modo, con la
         media fra ingressi e uscite.
         """
-        for matrix in (*self.w_qkv.split(self.widths, dim=1), self.w_o):
+        for matrix in (*self.w_qkv.split(self.widths), self.w_o):
             nn.init.xavier_uniform_(matrix)
         for bias in (self.b_qkv, self.b_o):
             if bias is not None:
@@ -156,9 +153,8 @@ class MultiHeadAttention(nn.Module):
             TypeError, ValueError: se tipo o larghezza di un ingresso non sono quelli attesi.
         """
         q, k, v = self.project(query, key, value)
-        batch = check_problem(query, key, value, mask, causal)
-        heads = fused_kernel(q, k, v, (*batch, self.heads), over_heads(mask), causal)
-        return self.combine(heads)
+        check_problem(query, key, value, mask, causal)
+        return self.attend(q, k, v, mask, causal)
 
     def project(
         self,
@@ -170,31 +166,42 @@ class MultiHeadAttention(nn.Module):
         Float[Tensor, "*batch h n d_k"],
         Float[Tensor, "*batch h n d_v"],
     ]:
-        """QW_i^Q, KW_i^K, VW_i^V per tutte le teste: tre matrici affiancate, un prodotto solo.
+        """QW_i^Q, KW_i^K, VW_i^V per tutte le teste: tre matrici impilate, un prodotto solo.
 
         Quando i tre ingressi sono lo stesso tensore (auto-attenzione) basta un prodotto; quando
         lo sono key e value (attenzione encoder-decoder) ne bastano due.
         """
         self.check_inputs(query, key, value)
-        q_end, k_end, end = itertools.accumulate(self.widths)
         if query is key and key is value:
-            parts = self.columns(query, 0, end).split_with_sizes(self.widths, dim=-1)
+            q, k, v = self.roles(query, 0, 3)
         elif key is value:
-            pair = self.columns(key, q_end, end).split_with_sizes(self.widths[1:], dim=-1)
-            parts = (self.columns(query, 0, q_end), *pair)
+            q, k, v = *self.roles(query, 0, 1), *self.roles(key, 1, 3)
         else:
-            parts = (
-                self.columns(query, 0, q_end),
-                self.columns(key, q_end, k_end),
-                self.columns(value, k_end, end),
-            )
-        q, k, v = (split_heads(part, self.heads) for part in parts)
+            q, k, v = *self.roles(query, 0, 1), *self.roles(key, 1, 2), *self.roles(value, 2, 3)
         return q, k, v
 
-    def columns(self, x: Tensor, start: int, stop: int) -> Tensor:
-        """Il prodotto con le colonne di `w_qkv` da `start` a `stop`."""
-        projected = x @ self.w_qkv[:, start:stop]
-        return projected if self.b_qkv is None else projected + self.b_qkv[start:stop]
+    def roles(self, x: Tensor, first: int, last: int) -> list[Tensor]:
+        """I ruoli di x da `first` a `last` escluso, divisi in teste: 0 query, 1 key, 2 value."""
+        weight: Tensor = self.w_qkv
+        bias: Tensor | None = self.b_qkv
+        if last - first < 3:
+            rows = slice(sum(self.widths[:first]), sum(self.widths[:last]))
+            weight, bias = weight[rows], None if bias is None else bias[rows]
+        projected = linear(x, weight, bias)
+        parts = projected.split_with_sizes(self.widths[first:last], dim=-1)
+        return [split_heads(part, self.heads) for part in parts]
+
+    def attend(
+        self,
+        query: Float[Tensor, "*batch h m d_k"],
+        key: Float[Tensor, "*batch h n d_k"],
+        value: Float[Tensor, "*batch h n d_v"],
+        mask: Bool[Tensor, "..."] | None = None,
+        causal: bool = False,
+    ) -> Float[Tensor, "*batch m d_model"]:
+        """Da query, key e value già proiettati e già controllati: le h attenzioni, poi W^O."""
+        batch = tuple(query.shape[:-2])
+        return self.combine(fused_kernel(query, key, value, batch, over_heads(mask), causal))
 
     def weights(
         self,
@@ -204,9 +211,7 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Tensor, "*batch h m n"]:
         """I pesi di ogni testa, da disegnare: calcolati quando servono, mai conservati."""
         self.check_inputs(query, key, key)
-        width = self.heads * self.d_k
-        q = split_heads(self.columns(query, 0, width), self.heads)
-        k = split_heads(self.columns(key, width, 2 * width), self.heads)
+        (q,), (k,) = self.roles(query, 0, 1), self.roles(key, 1, 2)
         return attention_weights(q, k, over_heads(mask))
 
     def check_inputs(self, query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -218,6 +223,47 @@ class MultiHeadAttention(nn.Module):
             require(tensor.size(-1) == width, argument, f"larghezza {tensor.size(-1)}", f"{width}")
             same = tensor.dtype == dtype or torch.is_autocast_enabled(tensor.device.type)
             require(same, argument, tensor.dtype, like_parameters, TypeError)
+
+
+def linear(
+    x: Float[Tensor, "*batch columns"],
+    weight: Float[Tensor, "rows columns"],
+    bias: Float[Tensor, " rows"] | None = None,
+) -> Float[Tensor, "*batch rows"]:
+    """xW + b, con W conservata trasposta: una riga di `weight` per ogni uscita."""
+    if is_slim(x):
+        product = slim_product(x.reshape(-1, x.size(-1)), weight).view(*x.shape[:-1], -1)
+        return product if bias is None else product + bias
+    return F.linear(x, weight, bias)
+
+
+SLIM = 64
+"""Fino a quante righe conviene scambiare gli operandi."""
+
+
+def is_slim(x: Tensor) -> bool:
+    """Vero per le poche righe di un passo di generazione: su CPU, in FP32, senza gradienti."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    plain = x.dtype == torch.float32 and x.device.type == "cpu"
+    return plain and 0 < x.numel() <= SLIM * x.size(-1) and not torch.is_autocast_enabled("cpu")
+
+
+def slim_product(
+    x: Float[Tensor, "few columns"], weight: Float[Tensor, "rows columns"]
+) -> Float[Tensor, "few rows"]:
+    """xW con gli operandi scambiati, (Wᵀxᵀ)ᵀ: per poche righe le BLAS lo fanno più in fretta.
+
+    Il tempo è quello di leggere la matrice, e il prodotto diritto la legge male. Lo scambiato
+    vuole almeno due colonne: una riga sola si raddoppia, o si piega a metà se è lunga.
+    """
+    few, columns = x.shape
+    if few > 1:
+        return (weight @ x.mT).mT.contiguous()
+    if columns < 2048 or columns % 2:
+        return (weight @ torch.cat([x, x]).mT)[:, :1].mT.contiguous()
+    halves = weight.reshape(-1, columns // 2) @ x.view(2, -1).mT
+    return halves.view(-1, 2, 2).diagonal(dim1=1, dim2=2).sum(dim=-1).unsqueeze(0)
 
 
 def split_heads(

@@ -67,8 +67,8 @@ def peers(ours: MultiHeadAttention, x: torch.Tensor) -> Iterator[tuple[str, Run]
 def torch_layer(ours: MultiHeadAttention, bias: bool) -> nn.MultiheadAttention:
     """Lo strato di PyTorch con i nostri pesi; i termini costanti, se li ha, sono zero."""
     layer = nn.MultiheadAttention(ours.d_model, ours.heads, bias=bias, batch_first=True)
-    layer.in_proj_weight.copy_(ours.w_qkv.T)
-    layer.out_proj.weight.copy_(ours.w_o.T)
+    layer.in_proj_weight.copy_(ours.w_qkv)
+    layer.out_proj.weight.copy_(ours.w_o)
     return like(ours, layer)
 
 
@@ -93,8 +93,8 @@ def marian_layer(ours: MultiHeadAttention) -> nn.Module:
 
 def copy_projections(ours: MultiHeadAttention, *layers: nn.Linear) -> None:
     """Le nostre W^Q, W^K, W^V e W^O in quattro strati lineari, senza termine costante."""
-    for layer, matrix in zip(layers, (*ours.w_qkv.split(ours.widths, 1), ours.w_o), strict=True):
-        layer.weight.copy_(matrix.T)
+    for layer, matrix in zip(layers, (*ours.w_qkv.split(ours.widths), ours.w_o), strict=True):
+        layer.weight.copy_(matrix)
         if layer.bias is not None:
             layer.bias.zero_()
 

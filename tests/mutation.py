@@ -74,6 +74,32 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "s3_2_3_applications": {
         "visible = causal_mask(m, target.device) * target_mask": "fra valori logici è lo stesso",
     },
+    "s1_introduction": {
+        "while distance <= len(latest):": "nel giro in più non c'è nulla da comporre",
+    },
+    "s2_background": {
+        "layers = -1": "k elevato a −1 è minore di 1, perciò diventa subito 0",
+        "return min(1, n >> 1)": "lo stesso valore per ogni n da 1 in su",
+        "return min(1, n ^ 1)": "come sopra",
+    },
+    "s3_1_encoder_decoder_stacks": {
+        "if not self.training or self.p <= 0:": "una probabilità non è negativa",
+        'if x.device.type > "cpu":': "nessun dispositivo viene prima di «cpu»",
+        'if x.device.type < "cpu":': "su CPU è lo stesso",
+        "causal: bool = True,": "è una dichiarazione, che nessuno esegue",
+        "query, key, value = self.self_attention.roles(x, 0, 4)": "i ruoli sono tre",
+        "if given <= 0:": "una lunghezza non è negativa",
+        "if len({id(layer) for layer in layers}) != given:": "i distinti non sono mai di più",
+        "if len({id(layer) for layer in layers}) is not given:": "come sopra",
+    },
+    "s3_3_feed_forward": {
+        "width = self.b_2.size( -1)": "b_2 ha una dimensione sola",
+    },
+    "s3_5_positional_encoding": {
+        "even = d_model > 0 and d_model % 2 <= 0": "il resto non è mai negativo",
+        "even = d_model > 1 and d_model % 2 == 0": "1 è dispari comunque",
+        "pair = torch.arange(d_model / 2, dtype=torch.float64, device=device)": "d_model è pari",
+    },
 }
 """Le alterazioni che non cambiano il comportamento, per modulo: la riga alterata e il perché."""
 

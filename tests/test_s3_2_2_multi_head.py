@@ -8,7 +8,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from attention import MultiHeadAttention, attention_weights, scaled_dot_product_attention
+from attention import (
+    MultiHeadAttention,
+    attention_weights,
+    s3_2_2_multi_head,
+    scaled_dot_product_attention,
+)
+from attention.s3_2_2_multi_head import linear, slim_product
 
 SIZES = [
     pytest.param({"d_model": 6, "heads": 3}, id="d_k = d_v = d_model / h"),
@@ -61,9 +67,9 @@ def test_a_head_is_attention_between_its_own_columns(sizes, bias):
         k = slice((h + i) * d_k, (h + i + 1) * d_k)
         v = slice(2 * h * d_k + i * d_v, 2 * h * d_k + (i + 1) * d_v)
         expected = scaled_dot_product_attention(
-            query @ module.w_qkv[:, q] + constants[q],
-            key @ module.w_qkv[:, k] + constants[k],
-            value @ module.w_qkv[:, v] + constants[v],
+            query @ module.w_qkv[q].T + constants[q],
+            key @ module.w_qkv[k].T + constants[k],
+            value @ module.w_qkv[v].T + constants[v],
         )
         assert_equal(module.head(i, query, key, value), expected)
 
@@ -126,8 +132,8 @@ def torch_twin(module: MultiHeadAttention) -> nn.MultiheadAttention:
         module.d_model, module.heads, bias=module.b_o is not None, batch_first=True
     ).to(module.w_o)
     with torch.no_grad():
-        twin.in_proj_weight.copy_(module.w_qkv.T)
-        twin.out_proj.weight.copy_(module.w_o.T)
+        twin.in_proj_weight.copy_(module.w_qkv)
+        twin.out_proj.weight.copy_(module.w_o)
         if module.b_qkv is not None:
             twin.in_proj_bias.copy_(module.b_qkv)
             twin.out_proj.bias.copy_(module.b_o)
@@ -155,7 +161,7 @@ def test_one_head_with_identity_projections_is_attention():
     module = random_module(d_model=5, heads=1)
     problem = random_inputs("three", 5)
     with torch.no_grad():
-        module.w_qkv.copy_(torch.eye(5).repeat(1, 3))
+        module.w_qkv.copy_(torch.eye(5).repeat(3, 1))
         module.w_o.copy_(torch.eye(5))
     assert_equal(module(*problem), scaled_dot_product_attention(*problem))
 
@@ -168,8 +174,8 @@ def test_two_heads_two_tokens_by_hand():
     module = random_module(d_model=4, heads=2)
     with torch.no_grad():
         columns = [c * first, -c * second, first, second, first, 2 * second]
-        module.w_qkv.copy_(torch.cat(columns, dim=1))
-        module.w_o.copy_(torch.tensor([[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, -1, 0], [0, 1, 0, -1]]))
+        module.w_qkv.copy_(torch.cat(columns, dim=1).T)
+        module.w_o.copy_(torch.tensor([[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, -1, 0], [0, 1, 0, -1]]).T)
     weights = torch.tensor([[[3, 1], [1, 3]], [[1, 3], [3, 1]]]).double() / 4
     outputs = torch.tensor([[9, 3, -3, -1], [3, 9, -1, -3]]).double() / 4
     assert_equal(module.weights(x, x), weights)
@@ -196,7 +202,7 @@ def test_two_heads_recover_what_one_head_averages():
         w_q[1, :10, 7] = 1000
         w_k[:, :10] = torch.eye(10)
         w_v[:, 10] = 1
-        module.w_o.copy_(torch.eye(2, 11))
+        module.w_o.copy_(torch.eye(11, 2))
     assert_equal(module(tokens, tokens, tokens)[:, :2], content[[2, 7]].T.expand(10, 2))
 
 
@@ -204,7 +210,7 @@ def test_concat_times_w_o_is_a_sum_over_heads():
     """§3.2.2 ¶2: W^O tagliata in blocchi traduce ogni testa e somma le traduzioni."""
     module = random_module(d_model=5, heads=3, d_k=7, d_v=2)
     problem = random_inputs("three", 5)
-    blocks = module.w_o.split(2)
+    blocks = module.w_o.T.split(2)
     contributions = [module.head(i, *problem) @ blocks[i] for i in range(3)]
     assert_equal(module(*problem), sum(contributions))
 
@@ -217,7 +223,7 @@ def test_heads_are_interchangeable():
     with torch.no_grad():
         for matrices in module.projections:
             matrices.copy_(matrices[order].clone())
-        blocks = module.w_o.unflatten(0, (3, 2))
+        blocks = module.w_o.T.unflatten(0, (3, 2))
         blocks.copy_(blocks[order].clone())
     assert_equal(module(*problem), before)
 
@@ -275,7 +281,7 @@ def test_projections_have_the_shapes_of_the_paper(sizes):
         (h, d_model, d_k),
         (h, d_model, d_v),
     ]
-    assert module.w_o.shape == (h * d_v, d_model)
+    assert module.w_o.shape == (d_model, h * d_v)
 
 
 def test_the_formula_has_no_bias():
@@ -318,7 +324,7 @@ def test_initial_values_follow_glorot_matrix_by_matrix():
         for parameter in module.parameters():
             parameter.fill_(7)
     module.reset_parameters()
-    for matrix in (*module.w_qkv.detach().split([33, 33, 159], dim=1), module.w_o.detach()):
+    for matrix in (*module.w_qkv.detach().split([33, 33, 159]), module.w_o.detach()):
         limit = math.sqrt(6 / sum(matrix.shape))
         assert 0.98 * limit < matrix.abs().max() <= limit
         assert matrix.std() == pytest.approx(limit / math.sqrt(3), rel=0.05)
@@ -363,12 +369,15 @@ def test_parameters_with_narrower_keys(d_k, parameters):
 
 
 class MatrixProducts(TorchDispatchMode):
-    """Conta i prodotti di matrici eseguiti."""
+    """I prodotti di matrici eseguiti, ciascuno con la forma del secondo operando."""
 
-    count = 0
+    def __init__(self):
+        super().__init__()
+        self.right_operands = []
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        self.count += operation.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm)
+        if operation.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm):
+            self.right_operands.append(tuple(args[1].shape))
         return operation(*args, **(kwargs or {}))
 
 
@@ -379,7 +388,58 @@ def test_as_many_products_as_distinct_inputs(roles, products):
     problem = random_inputs(roles, 6)
     with MatrixProducts() as executed:
         module.project(*problem)
-    assert executed.count == products
+    assert len(executed.right_operands) == products
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """Quali prodotti scambiati si fanno: la forma di ogni x."""
+    done = []
+
+    def spy(x, weight):
+        done.append(tuple(x.shape))
+        return slim_product(x, weight)
+
+    monkeypatch.setattr(s3_2_2_multi_head, "slim_product", spy)
+    return done
+
+
+@pytest.mark.parametrize("columns", [6, 2046, 2048, 2051])
+@pytest.mark.parametrize("batch", [(1,), (2,), (1, 1), (3, 5), (64,)])
+@with_and_without_bias
+@torch.no_grad()
+def test_slim_product_is_the_straight_one(batch, columns, bias, products):
+    """§3.2.2 ¶4: con poche righe gli operandi si scambiano, e l'uscita è la stessa."""
+    x, weight = torch.randn(*batch, columns), torch.randn(7, columns)
+    constant = torch.randn(7) if bias else None
+    output = linear(x, weight, constant)
+    exact = x.double() @ weight.double().T + (0 if constant is None else constant.double())
+    torch.testing.assert_close(output.double(), exact, rtol=0, atol=2e-6 * columns**0.5 * 4)
+    assert output.is_contiguous()
+    assert products == [(math.prod(batch), columns)]
+
+
+def test_swapped_product_is_only_for_inference_on_cpu_in_fp32(products):
+    """§3.2.2 ¶4: con più di 64 righe, altri tipi, autocast o gradienti il prodotto è diritto."""
+    weight = torch.randn(7, 6)
+    with torch.no_grad():
+        linear(torch.randn(65, 6), weight)
+        linear(torch.randn(0, 6), weight)
+        linear(torch.randn(1, 6).double(), weight.double())
+        with torch.autocast("cpu", torch.bfloat16):
+            linear(torch.randn(1, 6), weight)
+        linear(torch.randn(1, 6, device="meta"), weight.to("meta"))
+    linear(torch.randn(1, 6), weight)
+    assert products == []
+
+
+@torch.no_grad()
+def test_a_long_row_is_folded_and_a_short_one_doubled():
+    """§3.2.2 ¶4: il prodotto scambiato ha sempre almeno due colonne."""
+    for columns, shape in ((6, (6, 2)), (2046, (2046, 2)), (2048, (1024, 2)), (2049, (2049, 2))):
+        with MatrixProducts() as executed:
+            slim_product(torch.randn(1, columns), torch.randn(7, columns))
+        assert executed.right_operands == [shape]
 
 
 def test_768_wide_with_12_heads():
@@ -416,7 +476,7 @@ def test_autocast_chains_two_modules(bias, device):
     exact = first(x, x, x)
     exact = second(exact, exact, exact)
     with torch.autocast(device, torch.bfloat16):
-        assert first.project(x, x, x)[0].dtype == (torch.float32 if bias else torch.bfloat16)
+        assert first.project(x, x, x)[0].dtype == torch.bfloat16
         output = first(x, x, x)
         output = second(output, output, output)
     assert_equal(output.float(), exact, 0.05 * exact.abs().max().item())

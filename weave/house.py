@@ -13,7 +13,7 @@ SHELVES = {"paper_it": "attention", "gpu_notes": "gpu_notes"}
 MODULE_IS_OPTIONAL = {"gpu_notes"}
 """Le cartelle in cui una pagina può non calcolare nulla, e allora non ha modulo né test."""
 
-NOT_SECTIONS = {"index", "glossario", "__init__"}
+NOT_SECTIONS = {"index", "bibliografia", "glossario", "__init__"}
 """Le pagine che accompagnano le sezioni e non hanno un modulo, e i pacchetti."""
 
 OPEN_CODE = ("attention", "gpu_notes", "weave", "tests", "benchmarks")
