@@ -289,7 +289,7 @@ class Transformer(nn.Module):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Transformer":
-        """Il modello scritto da `save`, con la sua configurazione.
+        """Il modello scritto da `save`, con la sua configurazione e il suo tipo.
 
         Solleva:
             ValueError: se il file non è stato scritto da `save`, o è danneggiato.
@@ -299,8 +299,9 @@ class Transformer(nn.Module):
         try:
             with safe_open(path, "pt") as file:
                 config = json.loads((file.metadata() or {})["config"])
-                model = cls(TransformerConfig(**config))
-                model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                model = cls(TransformerConfig(**config)).to(state["embedding.weight"].dtype)
+                model.load_state_dict(state)
         except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as error:
             expected = "un modello scritto da Transformer.save"
             raise ValueError(f"path: dato: {os.fspath(path)}; atteso: {expected}") from error

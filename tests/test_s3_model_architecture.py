@@ -927,6 +927,17 @@ def test_a_saved_model_reloads_with_its_configuration(sizes, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["modello.safetensors"]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_a_saved_model_reloads_with_its_type(dtype, tmp_path):
+    """Nessuna cifra si perde: i parametri tornano nel tipo in cui erano, uguali bit per bit."""
+    model = random_model(tiny()).to(dtype)
+    model.save(tmp_path / "modello.safetensors")
+    again = Transformer.load(tmp_path / "modello.safetensors").state_dict()
+    for name, parameter in model.state_dict().items():
+        assert again[name].dtype == dtype
+        assert again[name].equal(parameter)
+
+
 def test_the_saved_file_is_an_ordinary_safetensors(tmp_path):
     """Chi non ha questo modulo legge i parametri per nome, e la configurazione come JSON."""
     model = Transformer(tiny(bias=True))
