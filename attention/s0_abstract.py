@@ -12,6 +12,15 @@ PERFECT = Decimal(100)
 """Il BLEU di una traduzione uguale al riferimento, parola per parola."""
 
 
+def require(
+    holds: bool, argument: str, given: object, expected: str, error: type[Exception] = ValueError
+) -> None:
+    """Solleva un errore che nomina l'argomento, ciò che è stato dato e ciò che era atteso."""
+    if not holds:
+        given = list(given) if isinstance(given, tuple) else given
+        raise error(f"{argument}: dato: {given}; atteso: {expected}")
+
+
 def check_printed(argument: str, value: Decimal | int, most: Decimal | None = None) -> None:
     """Un numero come è stampato: decimale esatto, maggiore di zero, al più `most`.
 
@@ -19,12 +28,10 @@ def check_printed(argument: str, value: Decimal | int, most: Decimal | None = No
         TypeError: se è un numero in virgola mobile, che le cifre stampate non le conserva.
         ValueError: se è fuori dall'intervallo.
     """
-    if not isinstance(value, Decimal | int):
-        raise TypeError(f"{argument}: dato: {value!r}; atteso: un Decimal o un intero")
-    if not value > 0:
-        raise ValueError(f"{argument}: dato: {value}; atteso: maggiore di 0")
-    if most is not None and value > most:
-        raise ValueError(f"{argument}: dato: {value}; atteso: al più {most}")
+    exact = isinstance(value, Decimal | int)
+    require(exact, argument, repr(value), "un Decimal o un intero", TypeError)
+    require(value > 0, argument, value, "maggiore di 0")
+    require(most is None or value <= most, argument, value, f"al più {most}")
 
 
 @dataclass(frozen=True)
@@ -81,8 +88,7 @@ class Claim:
             ValueError: se non ne resta nessuno.
         """
         admitted = [rival for rival in rivals if self.ensembles_too or not rival.ensemble]
-        if not admitted:
-            raise ValueError("rivals: dato: nessuno da confrontare; atteso: almeno uno")
+        require(bool(admitted), "rivals", "nessuno da confrontare", "almeno uno")
         return max(admitted, key=lambda rival: rival.bleu)
 
     def margin(self, rivals: Sequence[Rival]) -> Decimal:

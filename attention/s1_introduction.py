@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from attention.s0_abstract import require
+
 
 def recurrence(
     f: Callable[[Tensor, Tensor], Tensor],
@@ -194,9 +196,3 @@ def convolution_graph(n: int, kernel: int) -> Graph:
     return {
         ("z", i): [("x", j) for j in range(max(1, i - kernel + 1), i + 1)] for i in range(1, n + 1)
     }
-
-
-def require(holds: bool, argument: str, given: object, expected: str) -> None:
-    """Solleva un errore che nomina l'argomento, ciò che è stato dato e ciò che era atteso."""
-    if not holds:
-        raise ValueError(f"{argument}: dato: {given}; atteso: {expected}")

@@ -7,7 +7,7 @@ si fa due volte: portando avanti l'informazione uno strato alla volta, e con la 
 
 from collections.abc import Callable, Iterable
 
-from attention.s1_introduction import require
+from attention.s0_abstract import require
 
 Pattern = Callable[[int, int], Iterable[int]]
 """Uno schema: dallo strato (il primo è 0) e dalla posizione alle posizioni che questa legge."""

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from attention.s0_abstract import require
+
 EPSILON = 1e-6
 """Ciò che si aggiunge alla varianza. L'articolo non lo dice; è quello del codice pubblicato."""
 
@@ -51,7 +53,13 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(d_model))
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """Gli stessi numeri di `layer_norm`, salvo l'arrotondamento."""
+        """Gli stessi numeri di `layer_norm`, salvo l'arrotondamento.
+
+        Solleva:
+            ValueError: se x non è largo d_model.
+        """
+        width = self.gain.size(0)
+        require(x.size(-1) == width, "x", f"larghezza {x.size(-1)}", f"{width}")
         return F.layer_norm(x, self.gain.shape, self.gain, self.bias, EPSILON)
 
 
@@ -66,7 +74,7 @@ class Dropout(nn.Dropout):
         """
         if not self.training or self.p == 0:
             return x
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or self.p == 1:
             return super().forward(x)
         kept = torch.rand(x.shape, device=x.device) >= self.p
         return x * kept.to(x.dtype).mul_(1 / (1 - self.p))
@@ -92,7 +100,13 @@ class AddAndNorm(nn.Module):
         x: Float[Tensor, "*batch n d_model"],
         sublayer_output: Float[Tensor, "*batch n d_model"],
     ) -> Float[Tensor, "*batch n d_model"]:
-        """La somma, poi la normalizzazione: post-norm, come nell'articolo."""
+        """La somma, poi la normalizzazione: post-norm, come nell'articolo.
+
+        Solleva:
+            ValueError: se il sotto-strato ha cambiato forma, o se x non è largo d_model.
+        """
+        given, expected = sublayer_output.shape, f"{list(x.shape)}, come x"
+        require(given == x.shape, "sublayer_output", given, expected)
         return self.norm(x + self.dropout(sublayer_output))
 
 
@@ -232,7 +246,12 @@ class DecoderLayer(nn.Module):
 
         Le key e i value delle posizioni precedenti non cambiano, perché nessuna di esse guarda
         il token nuovo. Perciò basta aggiungere i suoi.
+
+        Solleva:
+            ValueError: se nella cache non c'è il posto per quella posizione.
         """
+        capacity = cache.keys.size(-2)
+        require(0 <= position < capacity, "position", position, f"da 0 a {capacity - 1}")
         query, key, value = self.self_attention.roles(x, 0, 3)
         cache.keys[..., position, :] = key.squeeze(-2)
         cache.values[..., position, :] = value.squeeze(-2)
@@ -313,8 +332,14 @@ class Decoder(nn.Module):
         caches: Sequence[LayerCache],
         source_mask: Bool[Tensor, "..."] | None = None,
     ) -> Float[Tensor, "*batch 1 d_model"]:
-        """`forward` per un token solo, dato ciò che la cache conserva degli altri."""
+        """`forward` per un token solo, dato ciò che la cache conserva degli altri.
+
+        Solleva:
+            ValueError: se le cache non sono una per strato, e come `DecoderLayer.step`.
+        """
         layers = cast("list[DecoderLayer]", self.layers)
+        same = len(caches) == len(layers)
+        require(same, "caches", f"{len(caches)} cache", f"{len(layers)}, una per strato")
         for layer, cache in zip(layers, caches, strict=True):
             x = layer.step(x, position, cache, source_mask)
         return x
@@ -322,9 +347,7 @@ class Decoder(nn.Module):
 
 def distinct(layers: Sequence[nn.Module]) -> nn.ModuleList:
     """Gli strati di una pila: almeno uno, e nessuno ripetuto, perché i pesi sono di ciascuno."""
-    given = len(layers)
-    if given == 0:
-        raise ValueError("layers: dato: nessuno strato; atteso: almeno uno")
-    if len({id(layer) for layer in layers}) < given:
-        raise ValueError("layers: dato: uno strato ripetuto; atteso: strati distinti")
+    require(len(layers) > 0, "layers", "nessuno strato", "almeno uno")
+    different = len({id(layer) for layer in layers}) == len(layers)
+    require(different, "layers", "uno strato ripetuto", "strati distinti")
     return nn.ModuleList(layers)

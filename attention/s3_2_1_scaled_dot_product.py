@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attention.s3_2_attention import require
+from attention.s0_abstract import require
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """I tipi in virgola mobile con cui i prodotti di matrici sono definiti."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from attention.s0_abstract import require
 from attention.s3_2_1_scaled_dot_product import (
     attention_weights,
     check_float,
@@ -18,7 +19,6 @@ from attention.s3_2_1_scaled_dot_product import (
     fused_kernel,
     scaled_dot_product_attention,
 )
-from attention.s3_2_attention import require
 
 
 class MultiHeadAttention(nn.Module):
@@ -215,14 +215,19 @@ class MultiHeadAttention(nn.Module):
         return attention_weights(q, k, over_heads(mask))
 
     def check_inputs(self, query: Tensor, key: Tensor, value: Tensor) -> None:
-        """Gli ingressi sono larghi d_model e del tipo dei pesi; con autocast decide PyTorch."""
-        width, dtype = self.d_model, self.w_qkv.dtype
-        like_parameters = f"{dtype}, come i parametri del modulo"
+        """I tre ingressi sono adatti alle proiezioni."""
         for tensor, argument in ((query, "query"), (key, "key"), (value, "value")):
-            check_float(tensor, argument)
-            require(tensor.size(-1) == width, argument, f"larghezza {tensor.size(-1)}", f"{width}")
-            same = tensor.dtype == dtype or torch.is_autocast_enabled(tensor.device.type)
-            require(same, argument, tensor.dtype, like_parameters, TypeError)
+            check_vectors(tensor, argument, self.w_qkv)
+
+
+def check_vectors(vectors: Tensor, argument: str, weight: Tensor) -> None:
+    """Vettori larghi quanto le righe dei pesi, e del loro tipo; con autocast decide PyTorch."""
+    check_float(vectors, argument)
+    given, width = vectors.size(-1), weight.size(-1)
+    require(given == width, argument, f"larghezza {given}", f"{width}")
+    same = vectors.dtype == weight.dtype or torch.is_autocast_enabled(vectors.device.type)
+    expected = f"{weight.dtype}, come i parametri del modulo"
+    require(same, argument, vectors.dtype, expected, TypeError)
 
 
 def linear(

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from attention.s0_abstract import require
 from attention.s3_2_1_scaled_dot_product import check_mask
 from attention.s3_2_2_multi_head import MultiHeadAttention
-from attention.s3_2_attention import require
 
 
 def causal_mask(n: int, device: torch.device | None = None) -> Bool[Tensor, "{n} {n}"]:

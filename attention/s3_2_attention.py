@@ -9,6 +9,8 @@ forma lenta e leggibile con cui le sezioni seguenti confrontano i loro risultati
 import math
 from collections.abc import Callable, Sequence
 
+from attention.s0_abstract import require
+
 Vector = Sequence[float]
 """Un vettore di numeri in doppia precisione."""
 
@@ -17,15 +19,6 @@ Matrix = Sequence[Vector]
 
 Compatibility = Callable[[Vector, Vector], float]
 """Una funzione di compatibilità: da una query e una key a un punteggio."""
-
-
-def require(
-    holds: bool, argument: str, given: object, expected: str, error: type[Exception] = ValueError
-) -> None:
-    """Solleva un errore che nomina l'argomento, ciò che è stato dato e ciò che era atteso."""
-    if not holds:
-        given = list(given) if isinstance(given, tuple) else given
-        raise error(f"{argument}: dato: {given}; atteso: {expected}")
 
 
 def dot_product(query: Vector, key: Vector) -> float:

@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attention.s3_2_1_scaled_dot_product import check_float
-from attention.s3_2_2_multi_head import linear
-from attention.s3_2_attention import require
+from attention.s0_abstract import require
+from attention.s3_2_2_multi_head import check_vectors, linear
 
 
 def relu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """max(0, x), numero per numero: i positivi passano, i negativi diventano zero."""
-    return x.clamp(min=0)
+    return x.relu()
 
 
 def feed_forward(
@@ -87,12 +86,10 @@ class FeedForward(nn.Module):
             Forma [..., n, d_model].
 
         Solleva:
-            TypeError, ValueError: se x non è in virgola mobile, o non è largo d_model.
+            TypeError, ValueError: se x non è del tipo dei parametri, o non è largo d_model.
         """
-        check_float(x, "x")
-        width = self.b_2.size(0)
-        require(x.size(-1) == width, "x", f"larghezza {x.size(-1)}", f"{width}")
-        return linear(linear(x, self.w_1, self.b_1).relu(), self.w_2, self.b_2)
+        check_vectors(x, "x", self.w_1)
+        return linear(relu(linear(x, self.w_1, self.b_1)), self.w_2, self.b_2)
 
     def as_convolutions(
         self, x: Float[Tensor, "batch n d_model"]

@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attention.s3_2_1_scaled_dot_product import check_float
-from attention.s3_2_2_multi_head import linear
-from attention.s3_2_attention import require
+from attention.s0_abstract import require
+from attention.s3_2_2_multi_head import check_vectors, linear
 
 
 class SharedEmbedding(nn.Module):
@@ -44,11 +43,15 @@ class SharedEmbedding(nn.Module):
         """
         nn.init.normal_(self.weight, std=self.weight.size(1) ** -0.5)
 
-    def forward(self, tokens: Int[Tensor, "*batch n"]) -> Float[Tensor, "*batch n d_model"]:
+    def forward(
+        self, tokens: Int[Tensor, "*batch n"], sparse: bool = False
+    ) -> Float[Tensor, "*batch n d_model"]:
         """I vettori dei token: la riga di ciascuno, per √d_model.
 
         Argomenti:
             tokens: identificatori, da 0 a vocabulary − 1, forma [..., n].
+            sparse: conserva, del gradiente, solo le righe lette: è ciò che conviene quando la
+                matrice ne riceve anche uno intero, dallo strato d'uscita.
 
         Restituisce:
             Forma [..., n, d_model].
@@ -58,7 +61,6 @@ class SharedEmbedding(nn.Module):
             ValueError: se un identificatore non è nel vocabolario.
         """
         check_tokens(tokens, "tokens", self.weight.size(0))
-        sparse = not torch.compiler.is_compiling()
         return F.embedding(tokens, self.weight, sparse=sparse) * math.sqrt(self.weight.size(1))
 
     def logits(
@@ -73,11 +75,9 @@ class SharedEmbedding(nn.Module):
             Un punteggio per ogni voce, forma [..., m, vocabulary].
 
         Solleva:
-            TypeError, ValueError: se `hidden` non è in virgola mobile, o non è largo d_model.
+            TypeError, ValueError: se `hidden` non è del tipo della matrice, o non è largo d_model.
         """
-        check_float(hidden, "hidden")
-        width = self.weight.size(1)
-        require(hidden.size(-1) == width, "hidden", f"larghezza {hidden.size(-1)}", f"{width}")
+        check_vectors(hidden, "hidden", self.weight)
         return linear(hidden, self.weight)
 
     def score(
@@ -94,8 +94,10 @@ class SharedEmbedding(nn.Module):
             vocabolario (serve al label smoothing di §5.4), forma [..., m], in FP32 almeno.
 
         Solleva:
-            TypeError, ValueError: se `tokens` non sono interi del vocabolario, uno per vettore.
+            TypeError, ValueError: come `logits`; inoltre se `tokens` non sono interi del
+                vocabolario, uno per vettore.
         """
+        check_vectors(hidden, "hidden", self.weight)
         check_tokens(tokens, "tokens", self.weight.size(0))
         same = hidden.shape[:-1] == tokens.shape
         require(same, "tokens", tokens.shape, f"{list(hidden.shape[:-1])}, uno per vettore")

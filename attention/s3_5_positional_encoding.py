@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attention.s3_2_attention import require
+from attention.s0_abstract import require
+from attention.s3_2_1_scaled_dot_product import check_float
 
 WAVELENGTH_BASE = 10_000.0
 """Il 10000 dell'articolo: le lunghezze d'onda vanno da 2π verso 10000 · 2π."""
@@ -96,13 +97,20 @@ class SinusoidalPositions(nn.Module):
     def __init__(self, d_model: int):
         super().__init__()
         frequencies(d_model)
+        self.d_model = d_model
 
     def forward(
         self, embeddings: Float[Tensor, "*batch n d_model"], start: int = 0
     ) -> Float[Tensor, "*batch n d_model"]:
-        """§3.5 ¶1: gli embedding più la codifica delle loro posizioni, a partire da `start`."""
-        n, d_model = embeddings.shape[-2:]
-        return embeddings + sinusoids(n, d_model, start, embeddings.device).to(embeddings.dtype)
+        """§3.5 ¶1: gli embedding più la codifica delle loro posizioni, a partire da `start`.
+
+        Solleva:
+            TypeError, ValueError: se gli embedding non sono in virgola mobile, o non sono larghi
+                d_model; se `start` è negativo.
+        """
+        check_embeddings(embeddings, self.d_model)
+        table = sinusoids(embeddings.size(-2), self.d_model, start, embeddings.device)
+        return embeddings + table.to(embeddings.dtype)
 
 
 class LearnedPositions(nn.Module):
@@ -133,8 +141,18 @@ class LearnedPositions(nn.Module):
         """Gli embedding più le righe delle loro posizioni, che cominciano da `start`.
 
         Solleva:
-            ValueError: se una posizione non ha una riga.
+            TypeError, ValueError: come `SinusoidalPositions`; inoltre se una posizione non ha
+                una riga.
         """
+        check_embeddings(embeddings, self.table.size(1))
+        require(start >= 0, "start", start, "almeno 0")
         stop, rows = start + embeddings.size(-2), self.table.size(0)
         require(stop <= rows, "embeddings", f"{stop} posizioni", f"al più {rows}, le righe apprese")
         return embeddings + self.table[start:stop]
+
+
+def check_embeddings(embeddings: Tensor, width: int) -> None:
+    """Vettori in virgola mobile, larghi quanto la codifica che vi si somma."""
+    check_float(embeddings, "embeddings")
+    given = embeddings.size(-1)
+    require(given == width, "embeddings", f"larghezza {given}", f"{width}")

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from attention.s0_abstract import require
 from attention.s3_1_encoder_decoder_stacks import (
     Decoder,
     DecoderLayer,
@@ -26,7 +27,6 @@ from attention.s3_1_encoder_decoder_stacks import (
 )
 from attention.s3_2_2_multi_head import MultiHeadAttention
 from attention.s3_2_3_applications import padding_mask
-from attention.s3_2_attention import require
 from attention.s3_3_feed_forward import FeedForward
 from attention.s3_4_embeddings_softmax import SharedEmbedding, check_tokens
 from attention.s3_5_positional_encoding import LearnedPositions, SinusoidalPositions
@@ -79,20 +79,23 @@ class TransformerConfig:
         require(divides, "d_model", self.d_model, multiple)
         even = self.d_model % 2 == 0 or self.learned_positions is not None
         require(even, "d_model", self.d_model, "un numero pari, con le sinusoidi")
+        real = isinstance(self.dropout, int | float)
+        require(real, "dropout", self.dropout, "un numero", TypeError)
         require(0 <= self.dropout < 1, "dropout", self.dropout, "da 0 compreso a 1 escluso")
+        require(isinstance(self.bias, bool), "bias", self.bias, "True o False", TypeError)
         special = {name: getattr(self, name) for name in ("padding_id", "start_id", "end_id")}
         for name, token in special.items():
-            known = isinstance(token, int) and 0 <= token < self.vocabulary
-            require(known, name, token, f"da 0 a {self.vocabulary - 1}")
+            check_size(token, name, lowest=0)
+            require(token < self.vocabulary, name, token, f"da 0 a {self.vocabulary - 1}")
         distinct = len(set(special.values())) == len(special)
         require(distinct, ", ".join(special), tuple(special.values()), "tre token diversi")
 
 
-def check_size(value: Any, name: str) -> None:
-    """Una misura è un intero, almeno 1."""
+def check_size(value: Any, name: str, lowest: int = 1) -> None:
+    """Una misura è un intero, almeno `lowest`."""
     integer = isinstance(value, int) and not isinstance(value, bool)
     require(integer, name, value, "un numero intero", TypeError)
-    require(value >= 1, name, value, "almeno 1")
+    require(value >= lowest, name, value, f"almeno {lowest}")
 
 
 BASE = TransformerConfig()
@@ -173,7 +176,8 @@ class Transformer(nn.Module):
         gradiente, grande quanto la tabella, si somma una volta sola.
         """
         self.check_pair(source, target)
-        both = self.embedding(torch.cat([source, target], dim=-1))
+        sparse = not torch.compiler.is_compiling()
+        both = self.embedding(torch.cat([source, target], dim=-1), sparse)
         source_vectors, target_vectors = both.split([source.size(-1), target.size(-1)], dim=-2)
         source_mask = self.source_mask(source)
         memory = self.encode_vectors(source_vectors, source_mask)
@@ -230,18 +234,21 @@ class Transformer(nn.Module):
             se è arrivato nel limite, e poi con padding.
 
         Solleva:
-            TypeError, ValueError: come `forward`; inoltre se `extra` è negativo.
+            TypeError, ValueError: come `forward`; inoltre se `source` non è una matrice, o se
+                `extra` non è un intero, almeno 0.
         """
-        require(extra >= 0, "extra", extra, "almeno 0")
+        check_size(extra, "extra", lowest=0)
         check_tokens(source, "source", self.config.vocabulary)
-        training = self.training
+        require(source.dim() == 2, "source", source.shape, "una forma [batch, n]")
+        modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
             with torch.inference_mode():
                 output = self.greedy(source, extra)
             return output.clone()
         finally:
-            self.train(training)
+            for module, training in modes:
+                module.training = training
 
     def greedy(self, source: Int[Tensor, "batch n"], extra: int) -> Int[Tensor, "batch m"]:
         """Il ciclo della generazione: una frase finita riceve padding finché finiscono le altre."""

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from attention.s0_abstract import require
 from attention.s1_introduction import recurrence
 from attention.s2_background import (
     attention_hops,
@@ -30,7 +31,6 @@ from attention.s3_2_1_scaled_dot_product import (
     check_like,
     scaled_dot_product_attention,
 )
-from attention.s3_2_attention import require
 
 Layer = Callable[[Tensor], Tensor]
 """§4 ¶1: uno strato; da x_1, …, x_n a z_1, …, z_n, forma [n, d] prima e dopo."""

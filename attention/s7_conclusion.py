@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from attention.s0_abstract import require
 from attention.s3_2_2_multi_head import MultiHeadAttention
 from attention.s3_2_3_applications import causal_mask
-from attention.s3_2_attention import require
 from attention.s3_model_architecture import Transformer
 
 

@@ -24,6 +24,7 @@ from attention.s0_abstract import (
     Training,
     check_printed,
     fraction_of_cost,
+    require,
 )
 from weave.house import ROOT
 from weave.pact import blocks
@@ -365,6 +366,17 @@ def test_works_missing_at_nips_are_those_of_the_parsing_section():
 
 
 # Gli errori
+
+
+def test_an_error_names_argument_given_and_expected():
+    """Ogni errore dell'edizione ha la stessa forma, e il tipo che gli si chiede."""
+    with pytest.raises(ValueError, match=r"^n: dato: 3; atteso: almeno 5$"):
+        require(False, "n", 3, "almeno 5")
+    with pytest.raises(TypeError, match=r"^n: dato: tre; atteso: un numero$"):
+        require(False, "n", "tre", "un numero", TypeError)
+    with pytest.raises(ValueError, match=r"^x: dato: \[2, 3\]; atteso: una riga$"):
+        require(False, "x", (2, 3), "una riga")
+    require(True, "n", 3, "almeno 1")
 
 
 def test_what_is_printed_cannot_be_changed():

@@ -664,6 +664,42 @@ def test_a_stack_without_layers_or_with_a_repeated_one_is_refused(stack, layer):
     assert len(stack([repeated]).layers) == 1
 
 
+@pytest.mark.usefixtures("our_own_errors")
+def test_vectors_of_the_wrong_shape_are_refused():
+    """§3.1 ¶1: una somma fra forme diverse si estenderebbe in silenzio; qui è un errore."""
+    x = torch.zeros(2, 5, WIDTH)
+    with pytest.raises(ValueError, match=r"^x: dato: larghezza 5; atteso: 6$"):
+        LayerNorm(WIDTH)(x[..., 1:])
+    norm = AddAndNorm(WIDTH, 0.1)
+    message = r"^sublayer_output: dato: \[2, 5, 1\]; atteso: \[2, 5, 6\], come x$"
+    with pytest.raises(ValueError, match=message):
+        norm(x, x[..., :1])
+    with pytest.raises(ValueError, match=r"^sublayer_output: dato: \[1, 5, 6\]; atteso: "):
+        norm(x, x[:1])
+
+
+@pytest.mark.usefixtures("our_own_errors")
+def test_a_step_outside_the_cache_is_refused():
+    """§3.1: con posto per tre token, le posizioni vanno da 0 a 2; una cache per strato."""
+    decoder = Decoder([decoder_layer() for _ in range(2)])
+    caches = decoder.new_cache(normal(2, 7, WIDTH), 3)
+    x = normal(2, 1, WIDTH)
+    assert decoder.step(x, 2, caches).shape == x.shape
+    for position in (-1, 3):
+        message = rf"^position: dato: {position}; atteso: da 0 a 2$"
+        with pytest.raises(ValueError, match=message):
+            decoder.step(x, position, caches)
+    for wrong in (caches[:1], [*caches, caches[0]]):
+        message = rf"^caches: dato: {len(wrong)} cache; atteso: 2, una per strato$"
+        with pytest.raises(ValueError, match=message):
+            decoder.step(x, 0, wrong)
+
+
+def test_dropout_of_everything_leaves_nothing():
+    """§5.4: con P = 1 resta zero; non si divide per 1 − P."""
+    assert Dropout(1.0)(torch.ones(5)).equal(torch.zeros(5))
+
+
 def test_a_cache_for_every_layer_and_no_more():
     """§3.1 ¶2: tante cache quanti strati, ciascuna di memoria sua."""
     stack = Decoder([decoder_layer() for _ in range(3)])

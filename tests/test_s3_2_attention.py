@@ -13,7 +13,6 @@ from attention.s3_2_attention import (
     attention_loops,
     dot_product,
     normalize,
-    require,
     weighted_sum,
 )
 
@@ -169,15 +168,6 @@ def test_distance_and_dot_product_agree_on_keys_of_equal_norm():
 
 
 # Gli errori
-
-
-def test_an_error_names_argument_given_and_expected():
-    """Ogni errore dell'edizione ha la stessa forma, e il tipo che gli si chiede."""
-    with pytest.raises(ValueError, match=r"^n: dato: 3; atteso: almeno 5$"):
-        require(False, "n", 3, "almeno 5")
-    with pytest.raises(TypeError, match=r"^n: dato: tre; atteso: un numero$"):
-        require(False, "n", "tre", "un numero", TypeError)
-    require(True, "n", 3, "almeno 1")
 
 
 ONE = [1.0]

@@ -517,6 +517,11 @@ def test_wrong_sizes_are_refused(sizes, message):
             TypeError,
             "x: dato: torch.int64; atteso: un tensore",
         ),
+        (
+            torch.zeros(3, 5).double(),
+            TypeError,
+            "x: dato: torch.float64; atteso: torch.float32, come i parametri del modulo",
+        ),
         ([[1.0]], TypeError, "x: dato: list; atteso: un tensore di tipo"),
     ],
 )

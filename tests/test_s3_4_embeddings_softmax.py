@@ -323,18 +323,17 @@ def test_the_gradient_of_the_shared_matrix_is_the_sum_of_the_three_uses():
     assert rows[2] == set(range(13))
 
 
-def test_the_input_gradient_holds_only_the_rows_that_were_read(monkeypatch):
-    """§3.4 ¶1: la lettura lascia un gradiente sparso; un token ripetuto somma i suoi contributi."""
+def test_the_input_gradient_can_hold_only_the_rows_that_were_read():
+    """§3.4 ¶1: un token ripetuto somma i suoi contributi; il gradiente è sparso se lo si chiede."""
     module, tokens = random_module(), torch.tensor([[3, 0, 3], [10, 3, 0]])
     upstream = random_rows(2, 3, 5)
-    (sparse,) = torch.autograd.grad((module(tokens) * upstream).sum(), module.weight)
+    (sparse,) = torch.autograd.grad((module(tokens, sparse=True) * upstream).sum(), module.weight)
     assert sparse.is_sparse
     expected = torch.zeros(11, 5).double()
     for b in range(2):
         for i in range(3):
             expected[tokens[b, i]] += upstream[b, i] * math.sqrt(5)
     assert_equal(sparse.to_dense(), expected)
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     (dense,) = torch.autograd.grad((module(tokens) * upstream).sum(), module.weight)
     assert not dense.is_sparse
     assert_equal(dense, expected)
@@ -598,6 +597,7 @@ def test_the_module_refuses_wrong_tokens_by_name():
         (torch.zeros(2, 3, 7), ValueError, "hidden: dato: larghezza 7; atteso: 5"),
         (torch.zeros(5), ValueError, r"hidden: dato: \[5\]; atteso: almeno \[righe, colonne\]"),
         (torch.ones(3, 5).long(), TypeError, "hidden: dato: torch.int64; atteso: un tensore"),
+        (torch.ones(3, 5).half(), TypeError, "hidden: dato: torch.float16; atteso: torch.float32"),
         ([[1.0]], TypeError, "hidden: dato: list; atteso: un tensore di tipo"),
     ],
 )
@@ -606,6 +606,8 @@ def test_wrong_hidden_vectors_are_refused(hidden, error, message):
     """L'uscita del decoder è in virgola mobile e larga d_model."""
     with pytest.raises(error, match=f"^{message}"):
         SharedEmbedding(11, 5).logits(hidden)
+    with pytest.raises(error, match=f"^{message}"):
+        SharedEmbedding(11, 5).score(hidden, torch.tensor([3]))
 
 
 # Il Fortran della pagina

@@ -618,6 +618,18 @@ def test_smallest_sizes_are_accepted():
             lambda: LearnedPositions(3, 6)(torch.zeros(2, 6), 2),
             "embeddings: dato: 4 posizioni; atteso: al più 3, le righe apprese",
         ),
+        (
+            lambda: LearnedPositions(3, 6)(torch.zeros(2, 6), -1),
+            "start: dato: -1; atteso: almeno 0",
+        ),
+        (
+            lambda: LearnedPositions(3, 6)(torch.zeros(2, 1)),
+            "embeddings: dato: larghezza 1; atteso: 6",
+        ),
+        (
+            lambda: SinusoidalPositions(6)(torch.zeros(2, 8)),
+            "embeddings: dato: larghezza 8; atteso: 6",
+        ),
     ],
 )
 @pytest.mark.usefixtures("our_own_errors")
@@ -625,3 +637,11 @@ def test_wrong_arguments_are_refused(call, message):
     """Ogni errore nomina l'argomento, ciò che è stato dato e ciò che era atteso."""
     with pytest.raises(ValueError, match=f"^{message}$"):
         call()
+
+
+@pytest.mark.parametrize("module", [SinusoidalPositions(6), LearnedPositions(3, 6)])
+@pytest.mark.usefixtures("our_own_errors")
+def test_integer_embeddings_are_refused(module):
+    """Sommare sinusoidi a interi le troncherebbe a −1, 0 e 1."""
+    with pytest.raises(TypeError, match=r"^embeddings: dato: torch.int64; atteso: un tensore"):
+        module(torch.zeros(2, 6, dtype=torch.int64))

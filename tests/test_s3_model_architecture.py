@@ -760,6 +760,12 @@ def test_generation_leaves_the_model_as_it_was():
         with pytest.raises(ValueError, match=r"^embeddings: dato: 9 posizioni"):
             noisy.generate(source[-1:].repeat(1, 2)[:, :5].fill_(5), 5)
         assert noisy.training is training
+    noisy.train()
+    noisy.encoder.eval()
+    noisy.generate(source, 3)
+    assert noisy.training
+    assert not any(module.training for module in noisy.encoder.modules())
+    assert all(module.training for module in noisy.decoder.modules())
 
 
 def same_weights(model: Transformer, **changes: object) -> Transformer:
@@ -1044,10 +1050,19 @@ POSITIVE = "atteso: almeno 1"
         ({"dropout": 1.0}, ValueError, "dropout: dato: 1.0; atteso: da 0 compreso a 1 escluso"),
         ({"dropout": 2.0}, ValueError, "dropout: dato: 2.0; atteso: da 0 compreso a 1 escluso"),
         ({"dropout": math.nan}, ValueError, "dropout: dato: nan; atteso: da 0 compreso a 1"),
+        ({"dropout": "0.1"}, TypeError, "dropout: dato: 0.1; atteso: un numero"),
+        ({"dropout": None}, TypeError, "dropout: dato: None; atteso: un numero"),
+        ({"bias": 1}, TypeError, "bias: dato: 1; atteso: True o False"),
         *(
-            ({name: value}, ValueError, f"{name}: dato: {value}; atteso: da 0 a 12")
+            ({name: value}, error, f"{name}: dato: {value}; {expected}")
             for name in ("padding_id", "start_id", "end_id")
-            for value in (-1, 13, 29, 1.5)
+            for value, error, expected in (
+                (-1, ValueError, "atteso: almeno 0"),
+                (13, ValueError, "atteso: da 0 a 12"),
+                (29, ValueError, "atteso: da 0 a 12"),
+                (1.5, TypeError, INTEGER),
+                (True, TypeError, INTEGER),
+            )
         ),
         ({"vocabulary": 2}, ValueError, "end_id: dato: 2; atteso: da 0 a 1"),
         (
@@ -1152,6 +1167,9 @@ def test_the_longest_sequences_of_learned_positions_are_accepted():
     ("source", "extra", "error", "message"),
     [
         (SOURCE, -1, ValueError, "extra: dato: -1; atteso: almeno 0"),
+        (SOURCE, 1.5, TypeError, "extra: dato: 1.5; atteso: un numero intero"),
+        (SOURCE[0], 3, ValueError, r"source: dato: \[3\]; atteso: una forma \[batch, n\]"),
+        (SOURCE[None], 3, ValueError, r"source: dato: \[1, 2, 3\]; atteso: una forma"),
         (SOURCE + 6, 3, ValueError, "source: dato: il token 13; atteso: da 0 a 12"),
         (SOURCE[:, :0], 3, ValueError, r"source: dato: \[2, 0\]; atteso: almeno"),
         (SOURCE.double(), 3, TypeError, "source: dato: torch.float64; atteso: un tensore"),
