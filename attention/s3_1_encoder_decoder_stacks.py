@@ -253,11 +253,11 @@ class DecoderLayer(nn.Module):
         capacity = cache.keys.size(-2)
         require(0 <= position < capacity, "position", position, f"da 0 a {capacity - 1}")
         query, key, value = self.self_attention.roles(x, 0, 3)
-        cache.keys[..., position, :] = key.squeeze(-2)
-        cache.values[..., position, :] = value.squeeze(-2)
-        known = slice(position + 1)
+        cache.keys.narrow(-2, position, 1).copy_(key)
+        cache.values.narrow(-2, position, 1).copy_(value)
+        known = position + 1
         seen = self.self_attention.attend(
-            query, cache.keys[..., known, :], cache.values[..., known, :]
+            query, cache.keys.narrow(-2, 0, known), cache.values.narrow(-2, 0, known)
         )
         x = self.self_attention_norm(x, seen)
         (query,) = self.cross_attention.roles(x, 0, 1)

@@ -1,5 +1,6 @@
 """§3: il modello base intero, accanto a chi fa lo stesso lavoro: addestrarlo, farlo generare."""
 
+import copy
 import dataclasses
 import json
 import subprocess
@@ -76,7 +77,7 @@ def steps(config: TransformerConfig, dtype: torch.dtype) -> dict[str, Run]:
     models: dict[str, tuple[nn.Module, Logits | None]] = {
         "Transformer": (ours, None),
         "Transformer, perdita di PyTorch": (
-            Transformer(config).to(DEVICE, dtype),
+            copy.deepcopy(ours),
             Transformer.forward,
         ),
         TORCH: (torch_model(ours), TorchModel.forward),
@@ -197,6 +198,7 @@ def marian_model(ours: Transformer) -> nn.Module:
             pad_token_id=config.padding_id,
             decoder_start_token_id=config.start_id,
             eos_token_id=config.end_id,
+            forced_eos_token_id=None,
             attn_implementation="sdpa",
         )
     )

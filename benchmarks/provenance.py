@@ -11,7 +11,7 @@ from typing import Any
 import cpuinfo
 import torch
 
-PACKAGES = ("torch", "numpy", "x-transformers", "transformers")
+PACKAGES = ("torch", "numpy", "x-transformers", "transformers", "ctranslate2")
 """I pacchetti di cui si annota la versione."""
 
 UNKNOWN = "sconosciuto"
