@@ -5,9 +5,11 @@ y_1 … y_m un elemento alla volta, e ogni elemento generato torna in ingresso p
 parti vengono dalle sezioni §3.1–§3.5; qui si montano.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -240,15 +242,9 @@ class Transformer(nn.Module):
         check_size(extra, "extra", lowest=0)
         check_tokens(source, "source", self.config.vocabulary)
         require(source.dim() == 2, "source", source.shape, "una forma [batch, n]")
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            with torch.inference_mode():
-                output = self.greedy(source, extra)
-            return output.clone()
-        finally:
-            for module, training in modes:
-                module.training = training
+        with evaluating(self):
+            output = self.greedy(source, extra)
+        return output.clone()
 
     def greedy(self, source: Int[Tensor, "batch n"], extra: int) -> Int[Tensor, "batch m"]:
         """Il ciclo della generazione: una frase finita riceve padding finché finiscono le altre."""
@@ -313,6 +309,19 @@ class Transformer(nn.Module):
             expected = "un modello scritto da Transformer.save"
             raise ValueError(f"path: dato: {os.fspath(path)}; atteso: {expected}") from error
         return model
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Il modello in uso, senza dropout né gradienti; poi ogni modulo torna al modo di prima."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def make_encoder_layer(config: TransformerConfig) -> EncoderLayer:

@@ -405,7 +405,7 @@ def products(monkeypatch):
 
 
 @pytest.mark.parametrize("columns", [6, 2046, 2048, 2051])
-@pytest.mark.parametrize("batch", [(1,), (2,), (1, 1), (3, 5), (64,)])
+@pytest.mark.parametrize("batch", [(1,), (2,), (1, 1), (1, 3), (4,)])
 @with_and_without_bias
 @torch.no_grad()
 def test_slim_product_is_the_straight_one(batch, columns, bias, products):
@@ -420,10 +420,10 @@ def test_slim_product_is_the_straight_one(batch, columns, bias, products):
 
 
 def test_swapped_product_is_only_for_inference_on_cpu_in_fp32(products):
-    """§3.2.2 ¶4: con più di 64 righe, altri tipi, autocast o gradienti il prodotto è diritto."""
+    """§3.2.2 ¶4: con più di 4 righe, altri tipi, autocast o gradienti il prodotto è diritto."""
     weight = torch.randn(7, 6)
     with torch.no_grad():
-        linear(torch.randn(65, 6), weight)
+        linear(torch.randn(5, 6), weight)
         linear(torch.randn(0, 6), weight)
         linear(torch.randn(1, 6).double(), weight.double())
         with torch.autocast("cpu", torch.bfloat16):
@@ -431,6 +431,16 @@ def test_swapped_product_is_only_for_inference_on_cpu_in_fp32(products):
         linear(torch.randn(1, 6, device="meta"), weight.to("meta"))
     linear(torch.randn(1, 6), weight)
     assert products == []
+
+
+@torch.no_grad()
+def test_a_matrix_that_no_cache_holds_is_swapped_up_to_ten_rows(products):
+    """§3.2.2 ¶4: il limite sale da 4 a 10 righe quando la matrice ha 2²² numeri."""
+    for rows, swapped in ((2**20, True), (2**20 - 1, False)):
+        for few in (4, 5, 10, 11):
+            products.clear()
+            linear(torch.randn(few, 4), torch.zeros(rows, 4))
+            assert bool(products) == (few <= (10 if swapped else 4))
 
 
 @torch.no_grad()
