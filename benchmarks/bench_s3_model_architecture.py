@@ -259,6 +259,81 @@ def test_training_step_with_autocast(contest):
     )
 
 
+def parts(config: TransformerConfig) -> dict[str, Run]:
+    """Il passo intero e i suoi pezzi, ciascuno da solo: dove va il tempo, e quanto dista il limite.
+
+    L'ultimo concorrente è il limite che si può toccare: i soli prodotti di matrici del passo,
+    nelle loro forme, uno dopo l'altro, senza nulla in mezzo.
+    """
+    model = Transformer(config).to(DEVICE)
+    source, target, expected = torch.randint(
+        3, config.vocabulary, (3, BATCH, LENGTH), device=DEVICE
+    )
+    optimizer = torch.optim.Adam(model.parameters(), 1e-4, (0.9, 0.98), 1e-9, fused=True)
+    hidden = torch.randn(BATCH * LENGTH, config.d_model, device=DEVICE)
+
+    def forward() -> Tensor:
+        with torch.enable_grad():
+            chosen, average = model.score(source, target, expected)
+            return -((1 - SMOOTHING) * chosen + SMOOTHING * average).mean()
+
+    def both() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        forward().backward()
+
+    def output_layer() -> None:
+        with torch.enable_grad():
+            vectors = hidden.detach().requires_grad_()
+            chosen, average = model.embedding.score(vectors, expected.flatten())
+            torch.autograd.grad((chosen + average).sum(), [vectors, model.embedding.weight])
+
+    def adam() -> None:
+        if model.embedding.weight.grad is None:
+            both()
+        optimizer.step()
+
+    return {
+        "Transformer": training_step(model, None, source, target, expected),
+        "in avanti": forward,
+        "in avanti e all'indietro": both,
+        "strato d'uscita e perdita": output_layer,
+        "Adam": adam,
+        "soli prodotti di matrici": matrix_products(config),
+    }
+
+
+def matrix_products(config: TransformerConfig) -> Run:
+    """I prodotti di un passo, senza le attenzioni: ciascuno in avanti e due volte all'indietro."""
+    d, d_ff, n = config.d_model, config.d_ff, config.layers
+    shapes = {
+        (3 * d, d): 2 * n,  # query, key e value di chi guarda sé stesso
+        (2 * d, d): n,  # key e value della sorgente
+        (d, d): 4 * n,  # la query della sorgente, e le tre W_O di un encoder e di un decoder
+        (d_ff, d): 2 * n,
+        (d, d_ff): 2 * n,
+        (config.vocabulary, d): 1,
+    }
+    rows = BATCH * LENGTH
+    operands = [
+        tuple(torch.randn(*shape, device=DEVICE) for shape in ((rows, k), (out, k), (rows, out)))
+        for (out, k), count in shapes.items()
+        for _ in range(count)
+    ]
+
+    def run() -> None:
+        for x, weight, gradient in operands:
+            _ = x @ weight.mT, gradient @ weight, gradient.mT @ x
+
+    return run
+
+
+@pytest.mark.benchmark(group="s3_training_parts", timer=clock)
+def test_parts_of_a_training_step(contest):
+    """Il passo con 37 000 voci, e i suoi pezzi."""
+    config = base(37_000)
+    contest(parts(config), "Transformer", training_work(config))
+
+
 # La generazione.
 
 

@@ -179,6 +179,23 @@ def test_flops_of_the_model_are_those_pytorch_counts():
     assert model.training_work(config).flops == 3 * model.products(config, 512, 512, 64)
 
 
+@torch.no_grad()
+def test_bare_products_are_those_of_the_step():
+    """I prodotti eseguiti da soli sono quelli del passo, salvo le attenzioni."""
+    config, rows = small_model(), model.BATCH * model.LENGTH
+    attentions = model.products(config, rows, rows, model.LENGTH)
+    attentions -= model.products(config, rows, rows, 0) - 2 * config.layers * rows * config.d_model
+    bare = counted_flops(model.matrix_products(config))
+    assert bare == model.training_work(config).flops - 3 * attentions
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_parts_of_a_step_run_alone(monkeypatch):
+    """Ogni pezzo gira da solo, anche per primo."""
+    for name in model.parts(small_model()):
+        model.parts(small_model())[name]()
+
+
 def test_a_generated_token_reads_the_decoder_and_the_shared_matrix():
     """Per strato: quattro matrici, più due delle quattro che guardano la sorgente, e il resto."""
     for config in (small_model(), BASE):
