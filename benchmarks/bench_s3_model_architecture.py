@@ -411,8 +411,14 @@ def ctranslate2_server(folder: Path) -> Callable[[str], str]:
         print(question, file=server.stdin, flush=True)
         return server.stdout.readline()
 
-    weakref.finalize(ask, server.kill)
+    weakref.finalize(ask, stop, server)
     return ask
+
+
+def stop(server: subprocess.Popen[str]) -> None:
+    """Ferma il processo, e aspetta che si sia fermato."""
+    server.kill()
+    server.communicate()
 
 
 def ctranslate2_model(ours: Transformer, folder: Path) -> None:
