@@ -81,24 +81,126 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "layers = -1": "k elevato a −1 è minore di 1, perciò diventa subito 0",
         "return min(1, n >> 1)": "lo stesso valore per ogni n da 1 in su",
         "return min(1, n ^ 1)": "come sopra",
+        'require(layers != n, "pattern", f"dopo {n} strati non arriva", '
+        '"uno schema che si allarga")': "gli strati crescono di uno: il primo caso vietato è n",
+        'require(layers is not n, "pattern", f"dopo {n} strati non arriva", '
+        '"uno schema che si allarga")': "come sopra",
     },
     "s3_1_encoder_decoder_stacks": {
         "if not self.training or self.p <= 0:": "una probabilità non è negativa",
-        'if x.device.type > "cpu":': "nessun dispositivo viene prima di «cpu»",
-        'if x.device.type < "cpu":': "su CPU è lo stesso",
+        'if x.device.type < "cpu" or self.p == 1:': "su CPU è lo stesso",
         "causal: bool = True,": "è una dichiarazione, che nessuno esegue",
         "query, key, value = self.self_attention.roles(x, 0, 4)": "i ruoli sono tre",
-        "if given <= 0:": "una lunghezza non è negativa",
-        "if len({id(layer) for layer in layers}) != given:": "i distinti non sono mai di più",
-        "if len({id(layer) for layer in layers}) is not given:": "come sopra",
+        'if x.device.type != "cpu" or self.p >= 1:': "una probabilità non supera 1",
+        'if x.device.type > "cpu" or self.p == 1:': "nessun dispositivo viene prima di «cpu»",
+        'require(len(layers) != 0, "layers", "nessuno strato", "almeno uno")': (
+            "una lunghezza non è negativa"
+        ),
+        "different = len({id(layer) for layer in layers}) >= len(layers)": (
+            "i distinti non sono mai di più"
+        ),
     },
-    "s3_3_feed_forward": {
-        "width = self.b_2.size( -1)": "b_2 ha una dimensione sola",
+    "s3_4_embeddings_softmax": {
+        "def forward(ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor) "
+        "-> tuple[Tensor, Tensor]:": "PyTorch chiama la funzione dalla classe, statica o no",
+        "def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:": "come sopra",
+        **{
+            line: "le righe hanno una dimensione sola, le matrici due: ultima e seconda coincidono"
+            for axis in ("+1", "1")
+            for line in (
+                f"*map(scores_in_place, *in_cache(matrix, tokens.unsqueeze({axis}))), strict=True",
+                f"chosen, average = (gradient.unsqueeze({axis}).to(matrix.dtype) "
+                "for gradient in gradients)",
+                f"matrix.scatter_add_(1, tokens.unsqueeze({axis}), chosen)",
+                f"top, average, chosen = exact.amax(dim={axis}), exact.mean(dim=-1), "
+                "exact.gather(1, tokens)",
+                f"top, average, chosen = exact.amax(dim=-1), exact.mean(dim={axis}), "
+                "exact.gather(1, tokens)",
+                f"probabilities = exact.softmax(dim={axis})",
+                f"total = top - probabilities.amax(dim={axis}).log()",
+                f"return chosen.squeeze({axis}) - total, average - total",
+                f"rows = max(1, numbers // matrix.size({axis}))",
+            )
+        },
+        "*map(scores_in_place, *in_cache(matrix, tokens.unsqueeze(-1))), strict=False": (
+            "i gruppi sono sempre altrettanti"
+        ),
+        "for part, g, a in zip(*in_cache(matrix, chosen, average), strict=False):": "come sopra",
+        'numbers = 2**20 if matrix.device.type <= "cpu" else 2**28': (
+            "nessun dispositivo viene prima di «cpu»"
+        ),
+        "empty = tokens.dim() <= 0 or tokens.numel() == 0": "un conteggio non è negativo",
+        "empty = tokens.dim() == 0 or tokens.numel() <= 0": "come sopra",
     },
     "s3_5_positional_encoding": {
         "even = d_model > 0 and d_model % 2 <= 0": "il resto non è mai negativo",
         "even = d_model > 1 and d_model % 2 == 0": "1 è dispari comunque",
         "pair = torch.arange(d_model / 2, dtype=torch.float64, device=device)": "d_model è pari",
+        **{
+            line: "gli angoli hanno una dimensione sola"
+            for axis in ("+1", "1")
+            for line in (
+                f"rotations = torch.stack([cosine, sine, -sine, cosine], dim={axis})"
+                ".unflatten(-1, (2, 2))",
+                "rotations = torch.stack([cosine, sine, -sine, cosine], dim=-1)"
+                f".unflatten({axis}, (2, 2))",
+            )
+        },
+    },
+    "s3_model_architecture": {
+        "divides = self.d_model % self.heads <= 0 or None not in (self.d_k, self.d_v)": (
+            "il resto non è mai negativo"
+        ),
+        "even = self.d_model % 2 <= 0 or self.learned_positions is not None": "come sopra",
+        "distinct = len(set(special.values())) >= len(special)": "i distinti non sono mai di più",
+        "limits = (source != self.config.padding_id).sum(dim=+1) + extra": (
+            "le sorgenti hanno due dimensioni"
+        ),
+        "limits = (source != self.config.padding_id).sum(dim=1) + extra": "come sopra",
+        "open_rows = limits != 0": "un limite non è negativo",
+        "output[:, position : position + 2] = token": "il posto in più lo riscrive il giro dopo",
+        "open_rows = open_rows * (token[:, 0] != self.config.end_id) & (limits > position + 1)": (
+            "fra valori logici è lo stesso"
+        ),
+        "open_rows = open_rows & (token[:, 0] != self.config.end_id) * (limits > position + 1)": (
+            "come sopra"
+        ),
+        "open_rows = open_rows & (token[:, 0] != self.config.end_id) & (limits != position + 1)": (
+            "il giro in cui sono uguali viene prima di quelli in cui il limite è minore"
+        ),
+        "open_rows = open_rows & (token[:, -1] != self.config.end_id) & (limits > position + 1)": (
+            "la colonna è una sola"
+        ),
+    },
+    "s4_why_self_attention": {
+        "inside = (places >= 0) * (places < n)": "fra valori logici è lo stesso",
+        "rows = x[places.clamp( -1, n - 1)]": "un posto fuori si azzera comunque",
+        "derivatives: Tensor = jacobian(layer, x, vectorize=False)": "cambia solo la fretta",
+        "derivatives: Tensor = jacobian(last, x[:1], vectorize=False)": "come sopra",
+        'require(x.dim() <= 2, "x", x.shape, "una forma [n, d]")': (
+            "con meno dimensioni si è già fermato un altro controllo"
+        ),
+        'require(x.numel() != 0, "x", x.shape, "n e d almeno 1")': "un conteggio non è negativo",
+        "right = k != 0 and kernel.shape[1:] == element": "come sopra",
+        'require(r >= 1 and r % 2 >= 1, "r", r, "un numero dispari positivo")': (
+            "il resto è 0 o 1"
+        ),
+        'require(r >= 0 and r % 2 == 1, "r", r, "un numero dispari positivo")': "0 è pari",
+    },
+    "s7_conclusion": {
+        'require(len(heads) != 0, "module", "nessuna attenzione", '
+        '"almeno una MultiHeadAttention")': "una lunghezza non è negativa",
+        "mask = mask * causal_mask(query.size(-2), query.device)": "fra valori logici è lo stesso",
+        'mask = mask * call["mask"]': "come sopra",
+        "direction = torch.randn_like(output[ -1])": "le uscite hanno tutte la stessa forma",
+        **{
+            "torch.autograd.grad(row @ direction, origin, retain_graph=True)"
+            f"[0].ne(0).any(dim={axis})": "il gradiente ha due dimensioni"
+            for axis in ("+1", "1")
+        },
+        "torch.autograd.grad(row @ direction, origin, retain_graph=True)[ -1].ne(0).any(dim=-1)": (
+            "il gradiente è uno solo"
+        ),
     },
 }
 """Le alterazioni che non cambiano il comportamento, per modulo: la riga alterata e il perché."""

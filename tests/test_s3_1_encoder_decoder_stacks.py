@@ -685,7 +685,7 @@ def test_a_step_outside_the_cache_is_refused():
     caches = decoder.new_cache(normal(2, 7, WIDTH), 3)
     x = normal(2, 1, WIDTH)
     assert decoder.step(x, 2, caches).shape == x.shape
-    for position in (-1, 3):
+    for position in (-1, 3, 5):
         message = rf"^position: dato: {position}; atteso: da 0 a 2$"
         with pytest.raises(ValueError, match=message):
             decoder.step(x, position, caches)
