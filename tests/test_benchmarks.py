@@ -525,7 +525,7 @@ def test_published_numbers_reach_the_page(group):
     html = misura(group)
     entries = [entry for session in latest() for entry in session["benchmarks"]]
     published = [entry["extra_info"] for entry in entries if entry["group"] == group]
-    assert published
+    assert published or "Non misurato, né su CPU né su GPU" in html
     for info in published:
         for score in info["contestants"].values():
             assert duration(score["median"]) in html
