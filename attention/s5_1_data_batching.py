@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, SupportsIndex
+from typing import Any, BinaryIO, NamedTuple, SupportsIndex
 from zlib import error as ZlibError
 
 import numpy as np
@@ -43,8 +43,7 @@ GZIP = b"\x1f\x8b"
 """I primi due byte di un file compresso con gzip; un testo UTF-8 non può cominciare così."""
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """Una riga che non si può usare, e perché.
 
     Argomenti:
@@ -105,21 +104,26 @@ def read_lines(path: FilePath, argument: str) -> Iterator[bytes]:
     number = 0
     try:
         with open(path, "rb") as raw:
-            file: Any = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == GZIP else raw
+            file: Any = gzip.GzipFile(fileobj=raw) if raw.peek().startswith(GZIP) else raw
             while line := file.readline(LONGEST_LINE):
                 number += 1
-                rest = line
-                while len(rest) == LONGEST_LINE and not rest.endswith(b"\n"):
-                    rest = file.readline(LONGEST_LINE)
-                yield line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                marked = number == 1 and not is_cut(line)
+                yield line.removeprefix(codecs.BOM_UTF8) if marked else line
+                while is_cut(line):
+                    line = file.readline(LONGEST_LINE)
     except (OSError, EOFError, ZlibError) as error:
         given = f"{os.fspath(path)}, che non si legge oltre la riga {number} ({error})"
         raise ValueError(f"{argument}: dato: {given}; atteso: un file di testo intero") from error
 
 
+def is_cut(line: bytes) -> bool:
+    """Vero se di una riga si è letto soltanto l'inizio."""
+    return len(line) == LONGEST_LINE and not line.endswith(b"\n")
+
+
 def understand(line: bytes) -> tuple[str, str]:
     """Il testo di una riga, senza fine riga, e che cosa non va: una stringa vuota se va bene."""
-    if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
+    if is_cut(line):
         return "", f"riga di {LONGEST_LINE} byte o più"
     try:
         text = line.removesuffix(b"\n").removesuffix(b"\r").decode()
@@ -291,7 +295,7 @@ class Vocabulary:
         """
         path = Path(path)
         with writable(path.parent), writing(path) as file:
-            file.write(self.tokenizer.to_str(pretty=True).encode())
+            file.write(self.tokenizer.to_str().encode())
 
     @classmethod
     def load(cls, path: FilePath) -> "Vocabulary":
@@ -348,9 +352,8 @@ def writing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
+    finally:
         partial.unlink(missing_ok=True)
-        raise
 
 
 @contextlib.contextmanager
@@ -478,7 +481,7 @@ def prepare(
                 track.append([pair[side] for pair in kept])
             bar.update(len(chunk))
         report.problems.sort(key=lambda problem: problem.line)
-        require(report.kept > 0, "source, target", report, "almeno una coppia da tenere")
+        require(report.kept >= 1, "source, target", report, "almeno una coppia da tenere")
     seal(folder, vocabulary, report)
     return report
 
@@ -489,7 +492,7 @@ def seal(folder: Path, vocabulary: Vocabulary, report: Report) -> None:
     digests = {name: digest(folder / name) for name in FILES}
     for name, text in (
         ("report.txt", report.summary(len(report.problems))),
-        (INDEX, json.dumps(digests, indent=1)),
+        (INDEX, json.dumps(digests)),
     ):
         with writable(folder), writing(folder / name) as file:
             file.write(text.encode())
@@ -619,10 +622,11 @@ def check_lengths(source_lengths: np.ndarray, target_lengths: np.ndarray, budget
     """
     sizes = source_lengths.shape, target_lengths.shape
     require(sizes[0] == sizes[1], "target_lengths", sizes[1], f"{list(sizes[0])}, come la sorgente")
-    require(len(source_lengths) > 0, "source_lengths", "nessuna coppia", "almeno una")
+    require(len(source_lengths) >= 1, "source_lengths", "nessuna coppia", "almeno una")
     for side, lengths in zip(SIDES, (source_lengths, target_lengths), strict=True):
-        for i in np.flatnonzero((lengths < 1) | (lengths > budget))[:1]:
-            given = f"la coppia {i}, lunga {lengths[i]}"
+        wrong = np.flatnonzero(lengths != np.clip(lengths, 1, budget))
+        if wrong.size:
+            given = f"la coppia {wrong[0]}, lunga {lengths[wrong[0]]}"
             require(False, f"{side}_lengths", given, f"da 1 a {budget} token, il budget")
 
 
@@ -653,7 +657,7 @@ def cut(
     longest = np.maximum(source_lengths, target_lengths)[order]
     batches, start = [], 0
     while start < len(order):
-        window = longest[start : start + budget // longest[start]]
+        window = longest[start : start + budget]
         sizes = np.arange(1, len(window) + 1) * np.maximum.accumulate(window)
         stop = start + int(np.searchsorted(sizes, budget, side="right"))
         batches.append(order[start:stop])
@@ -695,9 +699,9 @@ def collate(pairs: Sequence[tuple[Sentence, Sentence]]) -> Batch:
     Solleva:
         ValueError: se non c'è nessuna coppia, o una frase di partenza è vuota.
     """
-    require(len(pairs) > 0, "pairs", "nessuna coppia", "almeno una")
+    require(len(pairs) >= 1, "pairs", "nessuna coppia", "almeno una")
     for i, (sentence, _) in enumerate(pairs):
-        require(len(sentence) > 0, "pairs", f"la sorgente della coppia {i}, vuota", "un token")
+        require(len(sentence) >= 1, "pairs", f"la sorgente della coppia {i}, vuota", "un token")
     source, words = (padded(sentences) for sentences in zip(*pairs, strict=True))
     target = F.pad(words, (1, 0), value=START)
     expected = F.pad(words, (0, 1), value=PADDING)

@@ -16,8 +16,6 @@ from types import MappingProxyType
 from attention.s0_abstract import PERFECT, check_printed, require
 from attention.s3_model_architecture import BASE, TransformerConfig, check_size
 
-# La tabella 3.
-
 
 @dataclass(frozen=True)
 class Row:
@@ -172,9 +170,6 @@ def configuration(
     )
 
 
-# Quanti parametri.
-
-
 def attention_parameters(config: TransformerConfig) -> int:
     """Un'attenzione a più teste: W^Q e W^K, W^V e W^O, e i termini costanti se ci sono."""
     keys, values = projection_widths(config)
@@ -287,9 +282,6 @@ def vocabularies(variant: Row, convention: Convention) -> range:
     rest = convention.count(variant) - convention.vocabulary * width
     lowest = variant.millions * 1_000_000 - 500_000 - rest
     return range(-(-lowest // width), -(-(lowest + 1_000_000) // width))
-
-
-# Le tesi.
 
 
 def family(group: str, cell: str) -> list[Row]:

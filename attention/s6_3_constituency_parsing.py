@@ -15,8 +15,6 @@ from decimal import Decimal
 from attention.s0_abstract import PERFECT, check_printed, require
 from attention.s3_model_architecture import TransformerConfig
 
-# L'albero.
-
 
 @dataclass(frozen=True)
 class Tree:
@@ -96,9 +94,6 @@ def walk(tree: Tree) -> Iterator[tuple[Tree, bool]]:
         if opening and node.children:
             pending.append((node, False))
             pending.extend((child, True) for child in reversed(node.children))
-
-
-# Leggere le parentesi.
 
 
 ROOT = "TOP"
@@ -194,9 +189,6 @@ def read_tree(text: str) -> Tree:
     trees = read_trees(text)
     require(len(trees) == 1, "text", f"{len(trees)} alberi", "un albero")
     return trees[0]
-
-
-# Da un albero a una successione, e ritorno.
 
 
 ANY = "XX"
@@ -395,9 +387,6 @@ def clean(tree: Tree) -> Tree:
     return repaired_tree(inside, words)
 
 
-# Il modello.
-
-
 PARSER = TransformerConfig(layers=4, d_model=1024, vocabulary=16_000)
 """Il modello di §6.3 ¶2, per il solo Wall Street Journal. Il dropout scelto non è pubblicato: qui
 resta quello del base."""
@@ -422,9 +411,6 @@ def most_constituents(extra: int) -> int:
     il numero delle parole se ne va.
     """
     return (extra - 1) // 2
-
-
-# Il voto.
 
 
 PUNCTUATION = frozenset({",", ":", "``", "''", "."})
@@ -516,9 +502,6 @@ def score(expected: Tree, given: Tree) -> Score:
 def corpus_score(pairs: Iterable[tuple[Tree, Tree]]) -> Score:
     """Il voto di un insieme di frasi, date come coppie (giusto, da giudicare)."""
     return sum((score(*pair) for pair in pairs), Score(0, 0, 0))
-
-
-# La tabella 4.
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """§5.1: file paralleli, vocabolario, cartella dei token, batch; contro cicli in chiaro."""
 
 import ctypes
+import dataclasses
 import functools
 import gzip
 import itertools
@@ -198,6 +199,8 @@ def test_a_line_too_long_is_skipped_without_losing_the_count(write, size, usable
     """§5.1 ¶1: una riga smisurata non si carica intera, e le seguenti tengono il loro numero."""
     tail = end + b"dopo\n" if end else b""
     source = write("s", b"prima\n" + b"x" * size + tail)
+    other = write("z", gzip.compress(source.read_bytes()))
+    assert list(read_lines(other, "source")) == list(read_lines(source, "source"))
     lines = list(read_lines(source, "source"))
     assert all(len(line) <= LONGEST_LINE for line in lines)
     found, report = texts(source, write("t", ["1", "2", "3"][: len(lines)]))
@@ -205,6 +208,14 @@ def test_a_line_too_long_is_skipped_without_losing_the_count(write, size, usable
     assert [number for number, *_ in found] == [it for it in numbers if usable or it != 2]
     expected = [] if usable else [(2, "riga di 65536 byte o più")]
     assert [(problem.line, problem.what) for problem in report.problems] == expected
+
+
+def test_a_first_line_too_long_is_too_long_with_a_byte_order_mark_too(write):
+    """§5.1 ¶1: il BOM non fa passare per intera una riga di cui si è letto l'inizio."""
+    long = b"\xef\xbb\xbf" + b"x" * LONGEST_LINE
+    found, report = texts(write("s", long + b"\ndopo\n"), write("t", ["1", "2"]))
+    assert found == [(2, "dopo", "2")]
+    assert [problem.what for problem in report.problems] == ["riga di 65536 byte o più"]
 
 
 def test_files_that_do_not_read_to_the_end_are_refused(write, files, tmp_path):
@@ -660,6 +671,12 @@ def test_the_shortest_limit_holds_one_token(write, tmp_path):
     assert (report.kept, Corpus(tmp_path / "c").target_lengths.tolist()) == (1, [2])
 
 
+def test_nothing_is_printed(files, tmp_path, capfd):
+    """§5.1 ¶1: l'avanzamento si mostra solo su un terminale."""
+    prepare(*files, tmp_path / "corpus", trained.__wrapped__(), 64)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_nothing_partial_remains(files, tmp_path):
     """§5.1 ¶1: in fondo ci sono i file con il loro nome, e nessun altro."""
     prepare(*files, tmp_path / "a" / "b", trained(), 64)
@@ -1028,6 +1045,13 @@ def test_a_batch_for_the_model_is_three_matrices():
     assert batch.target.tolist() == [[1, 5, 0, 0, 0], [1, 4, 3, 8, 7]]
     assert batch.expected.tolist() == [[5, 2, 0, 0, 0], [4, 3, 8, 7, 2]]
     assert {matrix.dtype for matrix in vars(batch).values()} == {torch.int64}
+
+
+def test_a_batch_does_not_change():
+    """§5.1 ¶1: le tre matrici vanno insieme, e una sola non si sostituisce."""
+    batch = collate([([7], [5])])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        batch.source = batch.target
 
 
 def test_the_decoder_reads_what_it_must_write_shifted_by_one():

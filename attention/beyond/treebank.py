@@ -24,8 +24,6 @@ from attention.s6_3_constituency_parsing import (
     walk,
 )
 
-# Le parole.
-
 
 @dataclass(frozen=True)
 class Noun:
@@ -186,9 +184,6 @@ def adjectives(kind: str) -> tuple[Adjective, ...]:
     return tuple(adjective for adjective in found if kind in adjective.kinds)
 
 
-# Chi si lega a chi.
-
-
 LINK_CARDS = """
 con: persona accessorio, persona ottica, persona luce, persona penna, persona lama
 con: persona panno, persona attrezzo, animale ornamento, barca armamento, edificio esterno
@@ -253,9 +248,6 @@ def split_of(pair: Pair) -> str:
     return {0: "test", 1: "dev"}.get(place, "train")
 
 
-# Le forme.
-
-
 def article(noun: Noun, plural: bool) -> str:
     """L'articolo determinativo: il, lo, l', i, gli, la, le."""
     word = noun.plural if plural else noun.singular
@@ -293,9 +285,6 @@ ENDINGS = {
     "le": "lle",
 }
 """Che cosa resta dell'articolo fuso con la preposizione."""
-
-
-# Le frasi.
 
 
 Choice = TypeVar("Choice")
@@ -644,9 +633,6 @@ def attachment_score(expected: Tree, given: Tree) -> Score:
     """Quanti sintagmi preposizionali sono attaccati dove devono: il voto che F1 diluisce."""
     right, judged = attachments(expected), attachments(given)
     return Score(len(right & judged), len(right), len(judged))
-
-
-# I numeri per il modello.
 
 
 class Symbols:
