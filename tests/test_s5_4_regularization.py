@@ -522,6 +522,7 @@ def test_dropout_acts_in_training_and_not_in_evaluation():
     ("call", "error", "message"),
     [
         (lambda: smoothed_target(11, 11), ValueError, "token: dato: 11; atteso: da 0 a 10"),
+        (lambda: smoothed_target(12, 10), ValueError, "token: dato: 12; atteso: da 0 a 9"),
         (lambda: smoothed_target(-1, 11), ValueError, "token: dato: -1; atteso: almeno 0"),
         (lambda: smoothed_target(1.0, 11), TypeError, "token: dato: 1.0; atteso: un numero intero"),
         (lambda: smoothed_target(0, 0), ValueError, "vocabulary: dato: 0; atteso: almeno 1"),
