@@ -378,17 +378,24 @@ def never_ending(model: Transformer, source: Tensor) -> Tensor:
     return output
 
 
-def peers(ours: Transformer, source: Tensor, folder: Path) -> Iterator[tuple[str, Run]]:
-    """Le librerie che si misurano se sono installate."""
+def peers(
+    ours: Transformer, source: Tensor, folder: Path, beam: int = 1
+) -> Iterator[tuple[str, Run]]:
+    """Le librerie che si misurano se sono installate; con `beam` maggiore di 1, la beam search."""
     if installed("transformers"):
         marian = marian_model(ours).eval()
-        exactly = {"min_new_tokens": LENGTH, "max_new_tokens": LENGTH, "num_beams": 1}
+        exactly = {"min_new_tokens": LENGTH, "max_new_tokens": LENGTH, "num_beams": beam}
         yield "Hugging Face Marian", lambda: marian.generate(source, **exactly)[:, 1:]
     if installed("ctranslate2") and DEVICE == "cpu":
         ctranslate2_model(ours, folder)
-        words = json.dumps([str(token) for token in source[0].tolist()])
-        ask = ctranslate2_server(folder)
-        yield "CTranslate2", lambda: torch.tensor([[int(word) for word in json.loads(ask(words))]])
+        sentences = [[str(token) for token in sentence] for sentence in source.tolist()]
+        question, ask = json.dumps([sentences, beam]), ctranslate2_server(folder)
+        yield "CTranslate2", lambda: read_tokens(ask(question))
+
+
+def read_tokens(answer: str) -> Tensor:
+    """I token nella risposta di CTranslate2, una riga per frase."""
+    return torch.tensor([[int(word) for word in sentence] for sentence in json.loads(answer)])
 
 
 def ctranslate2_server(folder: Path) -> Callable[[str], str]:

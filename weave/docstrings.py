@@ -7,10 +7,18 @@ nome. Qui si traducono i titoli, e una voce con più nomi diventa una voce per c
 import re
 from typing import Any
 
-from griffe import Extension, Object
+from griffe import Class, Extension, Object
 
-TITLES = {"Argomenti:": "Args:", "Restituisce:": "Returns:", "Solleva:": "Raises:"}
+TITLES = {
+    "Argomenti:": "Args:",
+    "Restituisce:": "Returns:",
+    "Produce:": "Yields:",
+    "Solleva:": "Raises:",
+}
 """I titoli delle nostre docstring e quelli che griffe riconosce."""
+
+FIELDS = "Attributes:"
+"""Il titolo che griffe vuole per i campi di una `NamedTuple`."""
 
 SEVERAL_NAMES = re.compile(r"^    (?P<names>\w+(?:, \w+)+):(?P<text>.*(?:\n {5,}\S.*)*)", re.M)
 """Una voce con più nomi (`query, key: come in ...`) e le righe su cui continua."""
@@ -22,7 +30,13 @@ class ItalianDocstrings(Extension):
     def on_object(self, *, obj: Object, **_: Any) -> None:
         """Griffe chiama qui ogni oggetto caricato."""
         if obj.docstring:
-            obj.docstring.value = in_google_style(obj.docstring.value)
+            docstring = in_google_style(obj.docstring.value)
+            obj.docstring.value = docstring.replace("Args:", FIELDS) if is_tuple(obj) else docstring
+
+
+def is_tuple(obj: Object) -> bool:
+    """Vero per una `NamedTuple`, i cui argomenti per griffe sono attributi."""
+    return isinstance(obj, Class) and any("NamedTuple" in str(base) for base in obj.bases)
 
 
 def in_google_style(docstring: str) -> str:

@@ -1,0 +1,1 @@
+"""Oltre l'articolo: ciò che serve a provarlo, e che l'articolo non contiene."""

@@ -1,0 +1,176 @@
+"""Il comando `attention`: da due file di testo a un modello che traduce, riprende, analizza."""
+
+import dataclasses
+import io
+
+import pytest
+import torch
+
+from attention import Transformer, command_line
+from attention.command_line import MODEL, RECIPES, TOGETHER, Recipe, groups, main
+from attention.s5_2_hardware_schedule import checkpoints, read_checkpoint
+from attention.s6_3_constituency_parsing import read_tree
+
+TINY = dataclasses.replace(
+    RECIPES["base"].config, layers=1, d_model=16, d_ff=32, heads=2, dropout=0.1
+)
+
+PAIRS = [("uno due", "bir iki"), ("due uno", "iki bir"), ("uno", "bir"), ("due due", "iki iki")]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Una ricetta minima, con il nome di una vera."""
+    recipe = Recipe(TINY, 300, 400, 6, 4, 2, 2)
+    monkeypatch.setitem(RECIPES, "base", recipe)
+    monkeypatch.setitem(RECIPES, "alberi", dataclasses.replace(recipe, write=write_few_trees))
+    return recipe
+
+
+def write_few_trees(folder, seed):
+    """Come `write_trees`, con venti alberi soltanto."""
+    whole = command_line.treebank
+    command_line.treebank = lambda seed, train, *rest: whole(seed, 20, *rest)
+    try:
+        return command_line.write_trees(folder, seed)
+    finally:
+        command_line.treebank = whole
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Due file paralleli: la porta non chiede quali lingue siano."""
+    for name, column in (("source.txt", 0), ("target.txt", 1)):
+        text = "".join(f"{pair[column]}\n" for pair in PAIRS)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    return [f"--{side}={tmp_path / f'{side}.txt'}" for side in ("source", "target")]
+
+
+def train(folder, *options, recipe="base"):
+    return main(["train", recipe, f"--folder={folder}", *options])
+
+
+def use(monkeypatch, capsys, command, folder, lines, *options):
+    """Ciò che un comando scrive, data una riga per frase."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+    capsys.readouterr()
+    assert main([command, f"--model={folder}", "--extra=5", *options]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.usefixtures("small")
+def test_two_text_files_become_a_model_that_translates(tmp_path, files, monkeypatch, capsys):
+    """Un comando addestra, un altro traduce: una riga per riga, anche vuota."""
+    assert train(tmp_path / "run", *files) == 0
+    folder = tmp_path / "run"
+    assert [path.name for path in checkpoints(folder)] == [
+        "checkpoint-00000004.safetensors",
+        "checkpoint-00000006.safetensors",
+    ]
+    lines = use(monkeypatch, capsys, "translate", folder, ["uno", "", "due uno"])
+    assert len(lines) == 3
+    assert lines[1] == ""
+    alone = use(monkeypatch, capsys, "translate", folder, ["due uno"])
+    assert alone == lines[2:]
+
+
+@pytest.mark.usefixtures("small")
+def test_the_model_is_the_mean_of_the_last_checkpoints(tmp_path, files):
+    """§6.1 ¶3: nel modello finito c'è la media degli ultimi checkpoint."""
+    train(tmp_path, *files)
+    model = Transformer.load(tmp_path / MODEL)
+    tensors = [read_checkpoint(path).tensors for path in checkpoints(tmp_path)]
+    for name, parameter in model.state_dict().items():
+        mean = sum(found[f"model.{name}"].double() for found in tensors) / len(tensors)
+        torch.testing.assert_close(parameter.double(), mean, rtol=0, atol=1e-7)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, files, capsys):
+    """Fermato al passo 2 e ripreso, arriva agli stessi bit; senza --resume, si ferma prima."""
+    train(tmp_path / "whole", *files)
+    train(tmp_path / "halves", *files, "--steps=2")
+    assert train(tmp_path / "halves", *files) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert train(tmp_path / "halves", *files, "--resume") == 0
+    whole, halves = (Transformer.load(tmp_path / name / MODEL) for name in ("whole", "halves"))
+    for name, parameter in whole.state_dict().items():
+        assert parameter.equal(halves.state_dict()[name])
+
+
+@pytest.mark.usefixtures("small")
+def test_evaluation_prints_bleu_with_its_signature(tmp_path, files, capsys):
+    """BLEU e traduzioni identiche; i numeri sono quelli di sacrebleu."""
+    train(tmp_path / "run", *files)
+    capsys.readouterr()
+    assert main(["evaluate", f"--model={tmp_path / 'run'}", *files]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("BLEU ")
+    assert "version:" in first
+    assert second.startswith("identiche al riferimento: ")
+    assert " su 4 " in second
+
+
+@pytest.mark.usefixtures("small")
+def test_whatever_the_model_writes_becomes_a_tree(tmp_path, monkeypatch, capsys):
+    """§6.3: un modello che non ha imparato scrive parentesi a caso; l'albero ha le parole date."""
+    assert train(tmp_path, recipe="alberi") == 0
+    lines = use(monkeypatch, capsys, "parse", tmp_path, ["il gatto dorme .", "", "Marta ride"])
+    assert read_tree(lines[0]).words == ("il", "gatto", "dorme", ".")
+    assert lines[1] == ""
+    assert read_tree(lines[2]).words == ("Marta", "ride")
+
+
+@pytest.mark.usefixtures("small")
+def test_wrong_uses_are_one_italian_line(tmp_path, capsys):
+    """File che mancano, opzioni sbagliate: una riga che dice che cosa, mai una traccia."""
+    assert train(tmp_path) == 1
+    assert capsys.readouterr().err == (
+        "attention: --source, --target: dato: nessun file; atteso: due file, per base\n"
+    )
+    for arguments, message in (
+        ([], "mancano: COMANDO"),
+        (["train", "nulla", "--folder=x"], "scelta sconosciuta: 'nulla'"),
+        (["translate"], "mancano: --model"),
+        (["translate", "--model=x", "--beam=due"], "non è un intero: 'due'"),
+        (["translate", "--model=x", "--bem=2"], "argomenti sconosciuti: --bem=2"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+    assert main(["translate", f"--model={tmp_path / 'nulla'}"]) == 1
+    assert capsys.readouterr().err.startswith("attention: ")
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["translate"], ["evaluate"], ["parse"]])
+def test_help_is_in_italian(command, capsys):
+    """`--help` non ha parole inglesi di argparse."""
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith("uso: attention")
+    for english in ("usage", "options:", "positional", "show this help"):
+        assert english not in text
+
+
+def test_recipes_are_the_paper_s():
+    """§5 e §6.1: passi, riscaldamento, token, checkpoint ogni dieci minuti, media di 5 o di 20."""
+    base, big = RECIPES["base"], RECIPES["big"]
+    assert (base.config.d_model, big.config.d_model) == (512, 1024)
+    assert (base.steps, big.steps) == (100_000, 300_000)
+    assert {base.warmup, big.warmup} == {4000}
+    assert {base.budget, big.budget} == {25_000}
+    assert (base.keep, big.keep) == (5, 20)
+    assert base.every * 0.432 == pytest.approx(600, rel=0.02)
+    assert big.every * 1.0 == 600
+
+
+@pytest.mark.parametrize("count", [0, 1, TOGETHER, TOGETHER + 1, 3 * TOGETHER])
+def test_groups_lose_no_line(count):
+    """Le righe vanno a gruppi di sedici, nell'ordine."""
+    lines = [str(number) for number in range(count)]
+    found = list(groups(lines))
+    assert [line for group in found for line in group] == lines
+    assert all(len(group) == TOGETHER for group in found[:-1])
