@@ -1421,11 +1421,13 @@ class Writer:
             missing: il complemento che non si dice.
             positive: vero se non si può negare.
         """
+        return self.adorned(self.completed(self.begun(verb, subject, positive), missing))
+
+    def begun(self, verb: Verb, subject: Participant, positive: bool = False) -> Clause:
+        """Verbo e soggetto, con il tempo, il modale e la negazione; ancora senza complementi."""
         tense = self.tense(verb, subject)
         clause = Clause(subject, verb, tense, self.modal(verb, tense))
-        if not positive:
-            clause = clause._replace(negation=self.negation(clause))
-        return self.adorned(self.completed(clause, missing))
+        return clause if positive else clause._replace(negation=self.negation(clause))
 
     def tense(self, verb: Verb, subject: Participant) -> Tense:
         """Un tempo che il verbo e la persona permettono.
@@ -1630,8 +1632,7 @@ class Writer:
     def circumstance_question(self) -> Words:
         """«Wo arbeitet der Lehrer?», «Wann kommt er an?»"""
         german, italian, verbs = self.dice.pick(self.words.circumstances)
-        clause = self.clause(self.dice.pick(verbs), self.known(PERSON))
-        clause = clause._replace(time=SILENCE, extra=(), often=SILENCE, manner=SILENCE)
+        clause = self.completed(self.begun(self.dice.pick(verbs), self.known(PERSON)))
         return Words(
             [german, *german_verb_first(clause), "?"], [italian, *italian_inverted(clause), "?"]
         )
