@@ -5,6 +5,7 @@ di §5.4, la ricerca di §6.1, gli alberi di §6.3. Ogni ricetta è un addestram
 """
 
 import argparse
+import csv
 import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -135,6 +136,8 @@ def train(options: argparse.Namespace) -> None:
         wait_for_everyone(group)
         trainer, feed, notes = start(recipe, folder, group, options)
         steps = training(trainer, feed, recipe.steps, folder, recipe.every, recipe.keep, notes)
+        if group.rank == 0:
+            steps = recorded(steps, folder / CURVE, trainer.step)
         for _ in shown(steps, trainer.step, recipe.steps, quiet=group.rank > 0):
             pass
         if group.rank == 0:
@@ -147,6 +150,9 @@ MODEL = "model.safetensors"
 
 WORDS = "vocabulary.json"
 """Il vocabolario."""
+
+CURVE = "curve.csv"
+"""La curva di apprendimento, una riga per passo."""
 
 DATA = "data"
 """I dati in token."""
@@ -224,6 +230,25 @@ def resume(trainer: Trainer, folder: Path, wanted: bool) -> Position:
     return checkpoint.position
 
 
+def recorded(progress: Iterable[Progress], path: Path, done: int) -> Iterator[Progress]:
+    """I passi, ciascuno scritto anche come riga di un file CSV.
+
+    Di ciò che il file ha già restano le righe fino al passo `done`: chi muore fra un checkpoint e
+    l'altro lascia righe di passi che la ripresa rifà.
+    """
+    names = [field.name for field in dataclasses.fields(Progress)]
+    lines = path.read_text("utf-8").splitlines(keepends=True)[1:] if path.exists() else []
+    whole = (line for line in lines if line.endswith("\n"))
+    with writing(path) as file:
+        kept = (line for line in whole if int(line.partition(",")[0]) <= done)
+        file.writelines(line.encode() for line in (",".join(names) + "\n", *kept))
+    with path.open("a", encoding="utf-8", newline="", buffering=1) as file:
+        table = csv.writer(file, lineterminator="\n")
+        for step in progress:
+            table.writerow(dataclasses.astuple(step))
+            yield step
+
+
 def shown(progress: Iterable[Progress], done: int, steps: int, quiet: bool) -> Iterator[Progress]:
     """I passi con una barra: perdita, token al secondo, learning rate, tempo che manca."""
     with tqdm(total=steps, initial=done, unit="passo", disable=quiet or None) as bar:
@@ -247,8 +272,12 @@ def translate(options: argparse.Namespace) -> None:
 
 
 def load(folder: Path) -> tuple[Transformer, Vocabulary]:
-    """Il modello e il vocabolario di un addestramento finito."""
-    return Transformer.load(folder / MODEL), Vocabulary.load(folder / WORDS)
+    """Il modello e il vocabolario di un addestramento finito; si lavora sempre in FP32."""
+    return Transformer.load(folder / MODEL).float(), Vocabulary.load(folder / WORDS)
+
+
+SHIPPED = Path(__file__).parent / "models"
+"""I modelli già addestrati che questa edizione porta con sé, ciascuno nella sua cartella."""
 
 
 TOGETHER = 16
@@ -368,7 +397,12 @@ def command_line() -> Parser:
         ("parse", parse, "analizza le frasi che riceve"),
     ):
         using = new_command(commands, name, function, what)
-        using.add_argument("--model", required=True, help="la cartella di un addestramento finito")
+        shipped = SHIPPED / ("alberi" if name == "parse" else "giocattolo")
+        using.add_argument(
+            "--model",
+            default=shipped,
+            help=f"la cartella di un addestramento finito (il modello «{shipped.name}» di casa)",
+        )
         using.add_argument(
             "--beam", type=int, default=BEAM, help=f"ampiezza della ricerca ({BEAM})"
         )

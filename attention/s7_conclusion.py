@@ -90,6 +90,18 @@ def nobody(m: int, n: int) -> Bool[Tensor, "{m} {n}"]:
     return torch.zeros(m, n, dtype=torch.bool)
 
 
+def inputs(
+    part: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Query, key, value e maschera di una chiamata all'attenzione; la causale, se c'è, è dentro."""
+    call = inspect.signature(part.forward).bind(*args, **kwargs).arguments
+    query, mask = call["query"], call.get("mask")
+    if call.get("causal"):
+        causal = causal_mask(query.size(-2), query.device)
+        mask = causal if mask is None else causal & mask
+    return query, call["key"], call["value"], mask
+
+
 @contextmanager
 def restricted(module: nn.Module, glance: Glance) -> Iterator[None]:
     """Finché dura il blocco, ogni attenzione dentro `module` guarda soltanto dove `glance` dice.
@@ -108,14 +120,9 @@ def restricted(module: nn.Module, glance: Glance) -> Iterator[None]:
     require(len(heads) > 0, "module", "nessuna attenzione", "almeno una MultiHeadAttention")
 
     def limit(part: nn.Module, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        call = inspect.signature(part.forward).bind(*args, **kwargs).arguments
-        query, key = call["query"], call["key"]
-        mask = glance(query.size(-2), key.size(-2)).to(query.device)
-        if call.get("causal"):
-            mask = mask & causal_mask(query.size(-2), query.device)
-        if call.get("mask") is not None:
-            mask = mask & call["mask"]
-        return (query, key, call["value"], mask), {}
+        query, key, value, mask = inputs(part, args, kwargs)
+        allowed = glance(query.size(-2), key.size(-2)).to(query.device)
+        return (query, key, value, allowed if mask is None else allowed & mask), {}
 
     hooks = [part.register_forward_pre_hook(limit, with_kwargs=True) for part in heads]
     try:

@@ -1,0 +1,432 @@
+"""L'appendice: i pesi raccolti sono quelli veri, i disegni li dicono, le teste tolte mancano."""
+
+import dataclasses
+import math
+import xml.etree.ElementTree as ET
+
+import pytest
+import torch
+from bs4 import BeautifulSoup
+
+from attention import Transformer, TransformerConfig, attention_weights, causal_mask
+from attention.s3_model_architecture import evaluating
+from attention.s5_1_data_batching import END, START, Vocabulary, collate
+from attention.s6_1_machine_translation import beam_search
+from attention.sa_attention_visualizations import (
+    BEGINNING,
+    CELL,
+    COLOURS,
+    FAINT,
+    PLACES,
+    RELATIONS,
+    Head,
+    Reading,
+    all_heads,
+    at_distance,
+    attention_maps,
+    attentions,
+    best_distance,
+    bracket,
+    by_importance,
+    by_word,
+    closing,
+    heat_map,
+    loss_without,
+    noun_of,
+    pruned,
+    read,
+    roles,
+    text_table,
+    threads,
+    without,
+    word_groups,
+)
+
+CONFIG = TransformerConfig(layers=2, d_model=12, d_ff=31, heads=3, vocabulary=300, dropout=0.3)
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+GERMAN = "Der alte Hund hat den Apfel gefressen."
+
+ITALIAN = "Il vecchio cane ha mangiato la mela."
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    return Vocabulary.train([GERMAN, ITALIAN, GERMAN, ITALIAN], 300)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(7)
+    return Transformer(CONFIG)
+
+
+@pytest.fixture
+def pair():
+    return collate([([5, 9, 4, 8, 11], [6, 3, 10])])
+
+
+@pytest.fixture
+def batch():
+    return collate([([5, 9, 4, 8, 11], [6, 3, 10]), ([7, 5], [4, 9, 12, 3]), ([8], [5])])
+
+
+# I pesi.
+
+
+def test_maps_have_one_matrix_per_head(model, pair):
+    """Due strati, tre posti, tre teste; la forma è quella di chi guarda e di chi è guardato."""
+    maps = attention_maps(model, pair)
+    assert set(maps) == {(place, layer) for place in PLACES for layer in (0, 1)}
+    for layer in (0, 1):
+        assert maps["encoder", layer].shape == (3, 5, 5)
+        assert maps["decoder", layer].shape == (3, 4, 4)
+        assert maps["cross", layer].shape == (3, 4, 5)
+
+
+def test_rows_sum_to_one_and_heads_differ(model, pair):
+    """T40: ogni riga è una distribuzione, e due teste non sono la stessa."""
+    for weights in attention_maps(model, pair).values():
+        torch.testing.assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:-1]))
+        assert (weights >= 0).all()
+        assert not torch.allclose(weights[0], weights[1], atol=1e-3)
+
+
+def test_nobody_looks_ahead_in_the_decoder(model, pair):
+    """La maschera causale è anche nei pesi che si disegnano."""
+    maps = attention_maps(model, pair)
+    future = ~causal_mask(4, torch.device("cpu"))
+    for layer in (0, 1):
+        assert maps["decoder", layer][:, future].eq(0).all()
+        assert maps["encoder", layer].gt(0).all()
+        assert maps["cross", layer].gt(0).all()
+
+
+def test_first_layer_by_hand(model, pair):
+    """I pesi del primo strato, rifatti dagli embedding con l'eq. (1)."""
+    maps = attention_maps(model, pair)
+    with evaluating(model):
+        x = model.source_positions(model.embedding(pair.source))[0]
+        part = model.encoder.layers[0].self_attention
+        query, key, _ = part.projections
+        for head in range(3):
+            expected = attention_weights(x @ query[head], x @ key[head])
+            torch.testing.assert_close(maps["encoder", 0][head], expected)
+
+
+def test_collecting_changes_nothing(model, pair):
+    """Il modello torna com'era: stesso modo, nessun gancio rimasto, stessi punteggi."""
+    model.train()
+    with evaluating(model):
+        before = model(pair.source, pair.target)
+    attention_maps(model, pair)
+    assert model.training
+    assert not any(part._forward_pre_hooks for part in model.modules())
+    with evaluating(model):
+        assert model(pair.source, pair.target).equal(before)
+
+
+def test_dropout_does_not_reach_the_maps(model, pair):
+    """Due volte gli stessi pesi, anche da un modello in addestramento."""
+    model.train()
+    first, second = attention_maps(model, pair), attention_maps(model, pair)
+    assert all(first[place].equal(second[place]) for place in first)
+
+
+def test_one_pair_at_a_time(model, batch):
+    with pytest.raises(ValueError, match="batch: dato: 3 coppie; atteso: una"):
+        attention_maps(model, batch)
+
+
+def test_attentions_are_named_by_their_place(model):
+    parts = attentions(model)
+    assert parts["encoder", 1] is model.encoder.layers[1].self_attention
+    assert parts["decoder", 0] is model.decoder.layers[0].self_attention
+    assert parts["cross", 1] is model.decoder.layers[1].cross_attention
+    assert len(all_heads(model)) == len(set(all_heads(model))) == 2 * 3 * 3
+    assert Head("cross", 1, 2) in all_heads(model)
+
+
+# Le parole.
+
+
+def test_words_of_a_text_with_their_tokens(vocabulary):
+    """Le parole rifanno il testo, i loro token sono tutti i token."""
+    groups = word_groups(vocabulary, GERMAN)
+    assert [word for word, _ in groups] == [*GERMAN[:-1].split(), "."]
+    assert sum(count for _, count in groups) == len(vocabulary.encode(GERMAN))
+    strange = word_groups(vocabulary, "Perché?")
+    assert [word for word, _ in strange] == ["Perché", "?"]
+    assert strange[0][1] == len(vocabulary.encode("Perché")) > 1
+
+
+def test_from_tokens_to_words_by_hand():
+    """Due parole, di due token e di uno: verso una parola si somma, da una parola si fa la media."""
+    weights = torch.tensor([[0.5, 0.25, 0.25], [0.0, 0.5, 0.5], [0.125, 0.125, 0.75]])
+    expected = torch.tensor([[0.625, 0.375], [0.25, 0.75]])
+    assert by_word(weights, [2, 1], [2, 1]).equal(expected)
+    both = by_word(torch.stack([weights, weights.flip(0)]), [1, 2], [3])
+    assert both.shape == (2, 2, 1)
+    assert both.eq(1).all()
+
+
+def test_reading_has_words_on_every_side(model, vocabulary):
+    """Righe e colonne sono parole: nel decoder comincia il segno d'inizio."""
+    model = Transformer(dataclasses.replace(CONFIG, vocabulary=len(vocabulary)))
+    reading = read(model, vocabulary, GERMAN, ITALIAN)
+    assert reading.source == [*GERMAN[:-1].split(), "."]
+    assert reading.target == [BEGINNING, *ITALIAN[:-1].split(), "."]
+    for (place, _), weights in reading.maps.items():
+        looking, looked = reading.sides(place)
+        assert weights.shape == (3, len(looking), len(looked))
+        torch.testing.assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:-1]))
+    assert reading.sides("cross") == (reading.target, reading.source)
+    assert reading.sides("decoder") == (reading.target, reading.target)
+    assert reading.sides("encoder") == (reading.source, reading.source)
+
+
+# I disegni.
+
+
+WEIGHTS = torch.tensor([[[0.75, 0.25, 0.0], [0.01, 0.0, 0.99]], [[0.0, 1.0, 0.0], [0.5, 0.5, 0.0]]])
+
+ROWS, COLUMNS = ["io", "<tu>"], ["a", "b & c", "d"]
+
+
+def test_heat_map_has_a_cell_per_visible_weight():
+    """Ogni peso che si vede è una casella al suo posto, scura quanto vale."""
+    root = ET.fromstring(heat_map(WEIGHTS, ROWS, COLUMNS, "Una prova"))
+    cells = [it for it in root.iter(f"{SVG}rect") if it.get("fill-opacity")]
+    assert [float(it.get("fill-opacity")) for it in cells] == [
+        round(weight, 2) for weight in WEIGHTS.flatten().tolist() if weight >= FAINT
+    ]
+    first, second, third = cells[:3]
+    assert float(second.get("x")) - float(first.get("x")) == CELL
+    assert second.get("y") == first.get("y")
+    assert float(third.get("y")) - float(first.get("y")) == CELL
+    assert float(third.get("x")) - float(first.get("x")) == 2 * CELL
+    assert float(cells[3].get("x")) > float(third.get("x"))
+
+
+def test_drawings_say_their_words_and_title():
+    """Titolo e parole ci sono, con i segni di HTML al sicuro, e dentro il foglio."""
+    for draw in (heat_map, threads):
+        text = draw(WEIGHTS, ROWS, COLUMNS, "Pesi & teste")
+        root = ET.fromstring(text)
+        assert root.get("aria-label") == root.find(f"{SVG}title").text == "Pesi & teste"
+        words = [it.text for it in root.iter(f"{SVG}text")]
+        assert set(ROWS) | set(COLUMNS) <= set(words)
+        _, _, width, height = map(float, root.get("viewBox").split())
+        for it in root.iter(f"{SVG}text"):
+            assert 0 < float(it.get("x")) < width
+            assert 0 < float(it.get("y")) <= height
+        for it in root.iter(f"{SVG}rect"):
+            assert float(it.get("x")) + float(it.get("width")) <= width
+            assert float(it.get("y")) + float(it.get("height")) <= height
+    names = [it.text for it in ET.fromstring(heat_map(WEIGHTS, ROWS, COLUMNS, "x")).iter()]
+    assert {"testa 1", "testa 2"} <= set(names)
+
+
+def test_threads_join_who_looks_to_who_is_looked_at():
+    """Un filo per peso che si vede; il colore è della testa, lo spessore del peso."""
+    root = ET.fromstring(threads(WEIGHTS, ROWS, COLUMNS, "Una prova"))
+    lines = list(root.iter(f"{SVG}line"))
+    visible = (WEIGHTS >= FAINT).nonzero().tolist()
+    assert len(lines) == len(visible)
+    words = {it.text: float(it.get("y")) - 4 for it in root.iter(f"{SVG}text")}
+    for line, (head, i, j) in zip(lines, visible, strict=True):
+        assert line.get("stroke") == COLOURS[head]
+        assert float(line.get("y1")) == words[ROWS[i]]
+        assert float(line.get("y2")) == words[COLUMNS[j]]
+        weight = WEIGHTS[head, i, j].item()
+        assert float(line.get("stroke-width")) == pytest.approx(1 + 4 * weight, abs=0.06)
+        assert float(line.get("x1")) < float(line.get("x2"))
+
+
+def test_table_says_the_same_numbers():
+    """Chi il disegno non lo vede legge gli stessi pesi, in centesimi."""
+    page = BeautifulSoup(text_table(WEIGHTS[0], ROWS, COLUMNS, "I pesi"), "html.parser")
+    assert page.caption.get_text() == "I pesi"
+    rows = [[cell.get_text() for cell in row.select("th, td")] for row in page.select("tr")]
+    assert rows == [["guarda", *COLUMNS], ["io", "75", "25", "0"], ["<tu>", "1", "0", "99"]]
+
+
+@pytest.mark.parametrize("draw", [heat_map, threads])
+def test_words_must_be_as_many_as_weights(draw):
+    message = r"rows, columns: dato: \[3, 2\] parole; atteso: \[2, 3\], come i pesi"
+    with pytest.raises(ValueError, match=message):
+        draw(WEIGHTS, COLUMNS, ROWS, "x")
+    with pytest.raises(ValueError, match=message):
+        text_table(WEIGHTS[0], COLUMNS, ROWS, "x")
+
+
+# I ruoli.
+
+
+def links(relation, text):
+    words = text.split()
+    return {(words[i], words[j]) for i, j in relation(words).nonzero().tolist()}
+
+
+def test_relations_by_hand():
+    """I legami che si cercano, su frasi piccole."""
+    assert links(at_distance(-1), "a b c") == {("b", "a"), ("c", "b")}
+    assert links(at_distance(2), "a b c") == {("a", "c")}
+    assert links(at_distance(0), "a b") == {("a", "a"), ("b", "b")}
+    assert links(closing, "a b .") == {("a", "."), ("b", "."), (".", ".")}
+    assert links(bracket, "Anna hat den Apfel gegessen .") == {("hat", "gegessen")}
+    for other in (
+        "Anna hat einen Apfel .",
+        "Hat Anna gegessen ?",
+        "Anna hat , gegessen .",
+        "Anna ist gegangen .",
+        "hat es .",
+    ):
+        assert links(bracket, other) == set()
+    assert links(noun_of, "Der alte Hund sieht eine Katze .") == {("Der", "Hund"), ("eine", "Katze")}
+    assert links(noun_of, "Er hilft der , die Anna sieht") == {("die", "Anna")}
+    assert links(noun_of, "das ist gut .") == set()
+
+
+def made_reading(words, layers):
+    """Una lettura con i pesi che si vogliono, per lo strato 0 e per lo strato 1."""
+    maps = {("encoder", layer): torch.stack(heads) for layer, heads in enumerate(layers)}
+    maps["decoder", 0] = torch.ones(1, 1, 1)
+    return Reading(words, [BEGINNING], maps)
+
+
+def test_roles_by_hand():
+    """Una testa che guarda sempre indietro, una sempre sé stessa, una ovunque."""
+    words = ["a", "b", "c", "d"]
+    back = at_distance(-1)(words).float()
+    back[0, 0] = 1
+    own, flat = torch.eye(4), torch.full((4, 4), 0.25)
+    reading = made_reading(words, [[own, flat], [back, flat]])
+    found = roles([reading, reading], at_distance(-1))
+    assert [tuple(role) for role in found] == [
+        (Head("encoder", 1, 0), 1.0, 6),
+        (Head("encoder", 0, 1), 0.25, 6),
+        (Head("encoder", 1, 1), 0.25, 6),
+        (Head("encoder", 0, 0), 0.0, 6),
+    ]
+
+
+def test_best_distance_by_hand():
+    """Il participio è due posti dopo in una frase, tre in due: la distanza migliore è tre."""
+    sentences = (
+        "Anna hat Brot gegessen .",
+        "Anna hat viel Brot gegessen .",
+        "Paul hat altes Brot gegessen .",
+    )
+    readings = [Reading(sentence.split(), [BEGINNING], {}) for sentence in sentences]
+    step, share = best_distance(readings, bracket)
+    assert step == 3
+    assert share == pytest.approx(2 / 3)
+
+
+def test_a_relation_that_never_occurs_is_refused():
+    reading = made_reading(["a", "b"], [[torch.eye(2)]])
+    for search in (roles, best_distance):
+        with pytest.raises(ValueError, match="nessuna frase con il legame; atteso: almeno una"):
+            search([reading], bracket)
+
+
+def test_relations_are_positions_and_grammar():
+    assert set(RELATIONS) == {
+        "parola precedente",
+        "sé stessa",
+        "parola seguente",
+        "segno finale",
+        "articolo → nome",
+        "haben → participio",
+    }
+    words = "Der Hund hat geschlafen .".split()
+    pairs = {name: relation(words).nonzero().tolist() for name, relation in RELATIONS.items()}
+    assert pairs["parola precedente"] == [[1, 0], [2, 1], [3, 2], [4, 3]]
+    assert pairs["parola seguente"] == [[0, 1], [1, 2], [2, 3], [3, 4]]
+    assert pairs["sé stessa"] == [[i, i] for i in range(5)]
+    assert pairs["segno finale"] == [[i, 4] for i in range(5)]
+    assert pairs["articolo → nome"] == [[0, 1]]
+    assert pairs["haben → participio"] == [[2, 3]]
+
+
+# Senza una testa.
+
+
+def test_a_missing_head_gives_nothing(model, pair):
+    """Togliere una testa è sommare le altre sole: W^O righe per righe."""
+    part = model.encoder.layers[1].self_attention
+    x = torch.randn(5, 12)
+    with torch.no_grad():
+        heads = [part.head(i, x, x, x) for i in range(3)]
+        heads[1] = torch.zeros_like(heads[1])
+        expected = part.combine(torch.stack(heads))
+        with without(model, [Head("encoder", 1, 1)]):
+            torch.testing.assert_close(part(x, x, x), expected)
+
+
+def test_weights_come_back_bit_for_bit(model, pair):
+    """Anche se nel blocco qualcosa va storto."""
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(RuntimeError, match="apposta"), without(model, all_heads(model)):
+        assert all(part.w_o.eq(0).all() for part in attentions(model).values())
+        raise RuntimeError("apposta")
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("head", [Head("encoder", 2, 0), Head("cross", 0, 3), Head("x", 0, 0)])
+def test_only_heads_that_exist(model, head):
+    with pytest.raises(ValueError, match="heads: dato: Head.*atteso: teste del modello"):
+        with without(model, [head]):
+            pass
+
+
+def test_heads_are_missing_while_generating_too(model):
+    """I pesi sono quelli, da qualunque strada passi il calcolo: anche quella con la cache."""
+    source = torch.tensor([[5, 9, 4]])
+    with without(model, all_heads(model)):
+        one = beam_search(model, source, beam=1, extra=3)[0][0].tokens
+        other = beam_search(model, torch.tensor([[8, 8, 8]]), beam=1, extra=3)[0][0].tokens
+    assert list(one) == list(other)
+
+
+def test_loss_without_heads(model, batch):
+    """La perdita è la media di −log p; senza teste la sorgente non conta più."""
+    with evaluating(model):
+        logits = model(batch.source, batch.target)
+    real = batch.expected != 0
+    plain = torch.nn.functional.cross_entropy(logits[real], batch.expected[real]).item()
+    assert loss_without(model, batch) == pytest.approx(plain, rel=1e-5)
+    other = dataclasses.replace(batch, source=batch.source.flip(0))
+    every = all_heads(model)
+    assert loss_without(model, batch, every) == pytest.approx(loss_without(model, other, every))
+    assert loss_without(model, batch) != pytest.approx(loss_without(model, other), rel=1e-4)
+
+
+def test_importance_orders_heads_by_their_own_loss(model, batch):
+    """Ogni testa con la perdita senza di lei, dalla più piccola."""
+    found = by_importance(model, batch)
+    losses = [loss for _, loss in found]
+    assert losses == sorted(losses)
+    assert {head for head, _ in found} == set(all_heads(model))
+    for head, loss in found[:3]:
+        assert loss == loss_without(model, batch, [head])
+
+
+def test_pruning_goes_from_none_to_all(model, batch):
+    """La prima è la perdita del modello intero, l'ultima quella senza teste."""
+    losses = pruned(model, batch)
+    order = [head for head, _ in by_importance(model, batch)]
+    assert len(losses) == len(order) + 1
+    assert losses[0] == loss_without(model, batch)
+    assert losses[2] == loss_without(model, batch, order[:2])
+    assert losses[-1] == loss_without(model, batch, order)
+    assert all(map(math.isfinite, losses))
+
+
+def test_special_tokens_are_the_corpus_ones(pair):
+    """Il decoder comincia con l'inizio; da indovinare c'è la fine."""
+    assert pair.target[0, 0] == START
+    assert pair.expected[0, -1] == END
