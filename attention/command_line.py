@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+import attention.s6_3_constituency_parsing as parsing
 from attention.beyond.grammar import write_corpus
 from attention.beyond.treebank import treebank
 from attention.s0_abstract import require
@@ -55,7 +56,6 @@ from attention.s6_1_machine_translation import (
     beam_search,
     bleu,
 )
-from attention.s6_3_constituency_parsing import linearize, repaired_tree
 
 # Le ricette.
 
@@ -75,7 +75,7 @@ def write_trees(folder: Path, seed: int) -> Files:
     for part, trees in vars(treebank(seed, 20_000, 500, 500)).items():
         sides = {
             "words": (" ".join(tree.words) for tree in trees),
-            "trees": (" ".join(linearize(tree)) for tree in trees),
+            "trees": (" ".join(parsing.linearize(tree)) for tree in trees),
         }
         for name, lines in sides.items():
             with writing(folder / f"{part}.{name}") as file:
@@ -117,6 +117,9 @@ RECIPES = {
     "lettore": Recipe(READER, 37_000, 25_000, 100_000, 4000, 1400, 5),
     "base": Recipe(BASE, 37_000, 25_000, 100_000, 4000, 1400, 5),
     "big": Recipe(BIG, 37_000, 25_000, 300_000, 4000, 600, 20),
+    "big-francese": Recipe(
+        dataclasses.replace(BIG, dropout=0.1), 32_000, 25_000, 300_000, 4000, 600, 20
+    ),
 }
 """Il giocattolo e gli alberi hanno il loro corpus; le altre lo chiedono. Un checkpoint ogni 1400
 passi da 0,43 secondi, o 600 da 1 secondo, è uno ogni dieci minuti, come in §6.1."""
@@ -192,6 +195,7 @@ def start(
 ) -> tuple[Trainer, Feed, dict[str, Any]]:
     """Modello, ottimizzatore e dati: nuovi, o quelli dell'ultimo checkpoint intero."""
     vocabulary = Vocabulary.load(folder / WORDS)
+    budget = recipe.budget // (group.count * options.accumulate)
     config = dataclasses.replace(recipe.config, vocabulary=len(vocabulary))
     torch.manual_seed(options.seed)
     model = Transformer(config).to(group.device)
@@ -204,10 +208,14 @@ def start(
         options.seed,
         torch.bfloat16 if options.bfloat16 else torch.float32,
     )
-    position = resume(trainer, folder, options.resume)
-    budget = recipe.budget // (group.count * options.accumulate)
+    notes = {
+        "config": dataclasses.asdict(config),
+        "recipe": options.recipe,
+        "seed": options.seed,
+        "budget": budget,
+    }
+    position = resume(trainer, folder, options.resume, notes)
     feed = Feed(Corpus(folder / DATA), budget, options.seed, group, options.accumulate, position)
-    notes = {"config": dataclasses.asdict(config), "recipe": options.recipe, "seed": options.seed}
     return trainer, feed, notes
 
 
@@ -216,8 +224,12 @@ def loss(model: Transformer, batch: Batch) -> BatchLoss:
     return batch_loss(model, batch, SMOOTHING)
 
 
-def resume(trainer: Trainer, folder: Path, wanted: bool) -> Position:
-    """Rimette tutto com'era nell'ultimo checkpoint intero, se si vuole riprendere."""
+def resume(trainer: Trainer, folder: Path, wanted: bool, notes: dict[str, Any]) -> Position:
+    """Rimette tutto com'era nell'ultimo checkpoint intero, se si vuole riprendere.
+
+    La ricetta, il seme e i token di un batch devono essere quelli di allora: la posizione nei dati
+    conta i batch, e con altri batch non vorrebbe dire nulla.
+    """
     if not wanted:
         require(not checkpoints(folder), "--folder", f"{folder}, con dei checkpoint", "--resume")
         return Position()
@@ -226,6 +238,10 @@ def resume(trainer: Trainer, folder: Path, wanted: bool) -> Position:
         print(complaint, file=sys.stderr)
     if checkpoint is None:
         return Position()
+    changed = [name for name in notes if checkpoint.notes.get(name) != notes[name]]
+    given = ", ".join(f"{name} = {notes[name]}" for name in changed)
+    before = ", ".join(f"{name} = {checkpoint.notes.get(name)}" for name in changed)
+    require(not changed, "--resume", given, before)
     restore(checkpoint, trainer)
     return checkpoint.position
 
@@ -266,14 +282,16 @@ def shown(progress: Iterable[Progress], done: int, steps: int, quiet: bool) -> I
 
 def translate(options: argparse.Namespace) -> None:
     """`attention translate`: una frase per riga, e per ciascuna una riga di traduzione."""
-    model, vocabulary = load(Path(options.model))
+    model, vocabulary = load(options.model)
     for line in translations(model, vocabulary, sys.stdin, options):
         print(line, flush=True)
 
 
 def load(folder: Path) -> tuple[Transformer, Vocabulary]:
-    """Il modello e il vocabolario di un addestramento finito; si lavora sempre in FP32."""
-    return Transformer.load(folder / MODEL).float(), Vocabulary.load(folder / WORDS)
+    """Il modello, in FP32 e sulla GPU se c'è, e il vocabolario di un addestramento finito."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = Transformer.load(folder / MODEL).to(device, torch.float32)
+    return model, Vocabulary.load(folder / WORDS)
 
 
 SHIPPED = Path(__file__).parent / "models"
@@ -312,13 +330,14 @@ def search(
     """La traduzione migliore di ogni frase, in token."""
     if not encoded:
         return []
-    found = beam_search(model, padded(encoded), options.beam, options.alpha, options.extra)
+    source = padded(encoded).to(model.embedding.weight.device)
+    found = beam_search(model, source, options.beam, options.alpha, options.extra)
     return [hypotheses[0].tokens for hypotheses in found]
 
 
 def evaluate(options: argparse.Namespace) -> None:
     """`attention evaluate`: BLEU, con la sua firma, e quante traduzioni sono identiche."""
-    model, vocabulary = load(Path(options.model))
+    model, vocabulary = load(options.model)
     report = Report()
     pairs = [pair for _, *pair in read_pairs(options.source, options.target, report)]
     require(len(pairs) > 0, "--source, --target", "nessuna coppia", "almeno una")
@@ -334,11 +353,11 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def parse(options: argparse.Namespace) -> None:
     """`attention parse`: una frase per riga, con spazi fra le parole; un albero per riga."""
-    model, vocabulary = load(Path(options.model))
+    model, vocabulary = load(options.model)
     lines = [line.split() for line in sys.stdin]
     written = translations(model, vocabulary, map(" ".join, lines), options)
     for words, tokens in zip(lines, written, strict=True):
-        print(repaired_tree(tokens.split(), words) if words else "", flush=True)
+        print(parsing.repaired_tree(tokens.split(), words) if words else "", flush=True)
 
 
 # La riga di comando.
@@ -374,6 +393,13 @@ ITALIAN = {
 """Le frasi di argparse, e le nostre."""
 
 
+TRANSLATING = BEAM, ALPHA, EXTRA
+"""Ampiezza, α e token in più: §6.1 ¶3."""
+
+PARSING = parsing.BEAM, parsing.ALPHA, parsing.EXTRA
+"""Gli stessi, per gli alberi: §6.3 ¶3."""
+
+
 def command_line() -> Parser:
     """I quattro comandi e le loro opzioni."""
     parser = Parser(prog="attention", description="Addestra e usa un Transformer.", add_help=False)
@@ -397,24 +423,26 @@ def command_line() -> Parser:
         ("parse", parse, "analizza le frasi che riceve"),
     ):
         using = new_command(commands, name, function, what)
-        shipped = SHIPPED / ("alberi" if name == "parse" else "giocattolo")
-        using.add_argument(
-            "--model",
-            default=shipped,
-            help=f"la cartella di un addestramento finito (il modello «{shipped.name}» di casa)",
-        )
-        using.add_argument(
-            "--beam", type=int, default=BEAM, help=f"ampiezza della ricerca ({BEAM})"
-        )
-        using.add_argument("--alpha", type=float, default=ALPHA, help=f"α ({ALPHA})")
-        extra = 300 if name == "parse" else EXTRA
-        using.add_argument(
-            "--extra", type=int, default=extra, help=f"token in più della sorgente ({extra})"
-        )
+        if name == "parse":
+            searching(using, "alberi", *PARSING)
+        else:
+            searching(using, "giocattolo", *TRANSLATING)
         if name == "evaluate":
             using.add_argument("--source", required=True, help="le frasi di partenza")
             using.add_argument("--target", required=True, help="i riferimenti")
     return parser
+
+
+def searching(parser: Parser, name: str, beam: int, alpha: float, extra: int) -> None:
+    """Con quale modello si cerca, e come; se non si dice, con il modello `name` di casa."""
+    for option, kind, default, what in (
+        ("--model", Path, SHIPPED / name, "la cartella di un addestramento finito"),
+        ("--beam", int, beam, "ampiezza della ricerca"),
+        ("--alpha", float, alpha, "α"),
+        ("--extra", int, extra, "token in più della sorgente"),
+    ):
+        shown = f"«{name}», quello di casa" if option == "--model" else default
+        parser.add_argument(option, type=kind, default=default, help=f"{what} ({shown})")
 
 
 def new_command(commands: Any, name: str, function: Callable[..., None], what: str) -> Parser:

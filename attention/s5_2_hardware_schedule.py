@@ -249,7 +249,8 @@ class Trainer:
         """Un passo: in avanti e all'indietro su ogni batch, poi un solo movimento dei pesi.
 
         Solleva:
-            FloatingPointError: se la perdita non è un numero finito; i pesi non si sono mossi.
+            FloatingPointError: se la perdita o un gradiente non è un numero finito; i pesi non si
+                sono mossi.
         """
         start = time.perf_counter()
         step = self.step + 1
@@ -257,8 +258,9 @@ class Trainer:
         self.model.train()
         self.optimizer.zero_grad()
         loss, nll, tokens = self.gradients(batches)
-        given = f"{loss} al passo {step}"
-        require(math.isfinite(loss), "loss", given, "un numero finito", FloatingPointError)
+        for name, value in (("loss", loss), ("gradient", self.gradient_norm())):
+            given = f"{value} al passo {step}"
+            require(math.isfinite(value), name, given, "un numero finito", FloatingPointError)
         rate = self.rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -286,6 +288,11 @@ class Trainer:
             sums += torch.stack([loss.detach(), nll.detach()])
         loss, nll = (self.sum_over_processes(sums) / tokens).tolist()
         return loss, nll, int(tokens)
+
+    def gradient_norm(self) -> float:
+        """La lunghezza del gradiente, tutti i parametri insieme: finita, se lo sono tutti."""
+        gradients = (parameter.grad for parameter in self.model.parameters())
+        return nn.utils.get_total_norm([it for it in gradients if it is not None]).item()
 
     def synchronized(self, last: bool) -> contextlib.AbstractContextManager[None]:
         """I processi si scambiano i gradienti una volta per passo, con l'ultimo batch."""
@@ -518,7 +525,7 @@ def training(
     Solleva:
         TypeError, ValueError: se `every` o `keep` non è un intero, almeno 1.
         OSError: se un checkpoint non si può scrivere.
-        FloatingPointError: se la perdita non è un numero finito.
+        FloatingPointError: come `Trainer.run`.
     """
     check_size(every, "every")
     check_size(keep, "keep")

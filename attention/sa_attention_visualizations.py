@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from attention.s0_abstract import require
 from attention.s3_2_2_multi_head import MultiHeadAttention
@@ -63,8 +63,8 @@ def all_heads(model: Transformer) -> list[Head]:
 def attention_maps(model: Transformer, batch: Batch) -> Maps:
     """I pesi di ogni testa, mentre il modello legge una coppia di frasi.
 
-    Il modello lavora come sempre, con il kernel fuso, che i pesi non li conserva; qui si ricalcolano
-    dagli ingressi di ogni attenzione.
+    Il modello lavora come sempre, con il kernel fuso, che i pesi non li conserva; qui si
+    ricalcolano dagli ingressi di ogni attenzione.
 
     Argomenti:
         model: il modello; si guarda com'è in uso, senza dropout.
@@ -76,7 +76,7 @@ def attention_maps(model: Transformer, batch: Batch) -> Maps:
     require(len(batch.source) == 1, "batch", f"{len(batch.source)} coppie", "una")
     maps: Maps = {}
 
-    def note(place: tuple[str, int], part: nn.Module, args: Any, kwargs: Any) -> None:
+    def note(place: tuple[str, int], part: Any, args: Any, kwargs: Any) -> None:
         query, key, _, mask = inputs(part, args, kwargs)
         maps[place] = part.weights(query, key, mask).squeeze(0)
 
@@ -160,7 +160,7 @@ def read(model: Transformer, vocabulary: Vocabulary, source: str, target: str) -
 # I disegni.
 
 
-CELL = 22
+CELL = 22.0
 """Il lato di una casella, in unità del disegno."""
 
 LETTER = 8.0
@@ -221,17 +221,17 @@ def one_head(
     head: int, matrix: list[list[float]], columns: Sequence[str], left: float, top: float
 ) -> Iterator[str]:
     """Le caselle di una testa, le parole in alto, il suo numero."""
-    yield label(left + CELL * len(columns) / 2, 14, f"testa {head + 1}", "middle")
+    yield label(left + CELL * len(columns) / 2, 14.0, f"testa {head + 1}", "middle")
     for j, word in enumerate(columns):
         yield label(left + CELL * (j + 0.6), top - 6, word, "start", turned=True)
-    size = f'width="{CELL * len(columns)}" height="{CELL * len(matrix)}"'
+    size = f'width="{CELL * len(columns):g}" height="{CELL * len(matrix):g}"'
     yield f'<rect x="{left:g}" y="{top:g}" {size} fill="none" stroke="currentColor" opacity=".35"/>'
     colour = 'fill="var(--md-accent-fg-color, #3f51b5)"'
     for i, row in enumerate(matrix):
         for j, weight in enumerate(row):
             if weight >= FAINT:
                 place = f'x="{left + CELL * j + 1:g}" y="{top + CELL * i + 1:g}"'
-                side = f'width="{CELL - 2}" height="{CELL - 2}"'
+                side = f'width="{CELL - 2:g}" height="{CELL - 2:g}"'
                 yield f'<rect {place} {side} {colour} fill-opacity="{weight:.2f}"/>'
 
 
@@ -255,12 +255,10 @@ def threads(
     left, across = longest(rows) + 8, 190.0
     right = left + across
     body = [label(left - 6, CELL * (i + 1) + 4, word) for i, word in enumerate(rows)]
-    body += [
-        label(right + 6, CELL * (j + 1) + 4, word, "start") for j, word in enumerate(columns)
-    ]
+    body += [label(right + 6, CELL * (j + 1) + 4, word, "start") for j, word in enumerate(columns)]
     for head, i, j in (weights >= FAINT).nonzero().tolist():
         weight, colour = weights[head, i, j].item(), COLOURS[head % len(COLOURS)]
-        ends = f'x1="{left:g}" y1="{CELL * (i + 1)}" x2="{right:g}" y2="{CELL * (j + 1)}"'
+        ends = f'x1="{left:g}" y1="{CELL * (i + 1):g}" x2="{right:g}" y2="{CELL * (j + 1):g}"'
         look = f'stroke-width="{1 + 4 * weight:.1f}" stroke-opacity="{weight:.2f}"'
         body.append(f'<line {ends} stroke="{colour}" {look}/>')
     height = CELL * (max(len(rows), len(columns)) + 1)
@@ -323,7 +321,7 @@ def closing(words: Sequence[str]) -> Bool[Tensor, "n n"]:
     return (torch.arange(len(words)) == len(words) - 1).expand(len(words), -1)
 
 
-HAVE = frozenset("habe hast hat haben habt".split())
+HAVE = frozenset(("habe", "hast", "hat", "haben", "habt"))
 """Il presente di «haben»."""
 
 
@@ -353,7 +351,9 @@ def noun_of(words: Sequence[str]) -> Bool[Tensor, "n n"]:
     return links
 
 
-ARTICLES = frozenset("der die das den dem des ein eine einen einem einer eines".split())
+ARTICLES = frozenset(
+    ("der", "die", "das", "den", "dem", "des", "ein", "eine", "einen", "einem", "einer", "eines")
+)
 """Gli articoli tedeschi; anche pronomi, che qui davanti a un nome non stanno."""
 
 RELATIONS: dict[str, Relation] = {
@@ -373,23 +373,33 @@ class Role(NamedTuple):
     Attributi:
         head: la testa.
         share: il peso medio che chi ha quel legame mette dove il legame porta.
-        count: su quante parole si è misurato.
+        words: su quante parole si è misurato.
     """
 
     head: Head
     share: float
-    count: int
+    words: int
+
+
+def linked(readings: Sequence[Reading], relation: Relation) -> tuple[list[Tensor], int]:
+    """I legami di ogni frase, e quante parole in tutto ne hanno uno.
+
+    Solleva:
+        ValueError: se non ne ha nessuna.
+    """
+    links = [relation(reading.source) for reading in readings]
+    count = int(sum(link.any(dim=-1).sum() for link in links))
+    require(count > 0, "readings", "nessuna frase con il legame", "almeno una")
+    return links, count
 
 
 def roles(readings: Sequence[Reading], relation: Relation) -> list[Role]:
     """Per ogni testa dell'encoder, quanto segue un legame; prima quella che lo segue di più.
 
     Solleva:
-        ValueError: se nessuna frase ha quel legame.
+        ValueError: come `linked`.
     """
-    links = [relation(reading.source) for reading in readings]
-    count = int(sum(link.any(dim=-1).sum() for link in links))
-    require(count > 0, "readings", "nessuna frase con il legame", "almeno una")
+    links, count = linked(readings, relation)
     found = []
     for place, layer in readings[0].maps:
         if place == "encoder":
@@ -411,10 +421,11 @@ def best_distance(readings: Sequence[Reading], relation: Relation) -> tuple[int,
 
     È il confronto necessario: una testa che segue un legame meno di quanto farebbe guardando
     sempre, per esempio, due parole più avanti, non ha mostrato di conoscere la grammatica.
+
+    Solleva:
+        ValueError: come `linked`.
     """
-    links = [relation(reading.source) for reading in readings]
-    count = int(sum(link.any(dim=-1).sum() for link in links))
-    require(count > 0, "readings", "nessuna frase con il legame", "almeno una")
+    links, count = linked(readings, relation)
     hits = {
         step: sum(
             int((link & at_distance(step)(reading.source)).sum())

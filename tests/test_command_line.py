@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from attention import Transformer, command_line
-from attention.command_line import MODEL, RECIPES, TOGETHER, Recipe, groups, main
+from attention.command_line import CURVE, MODEL, RECIPES, TOGETHER, Recipe, groups, main
 from attention.s5_2_hardware_schedule import checkpoints, read_checkpoint
+from attention.s6_1_machine_translation import ALPHA, BEAM, EXTRA
 from attention.s6_3_constituency_parsing import read_tree
 
 TINY = dataclasses.replace(
@@ -131,7 +132,7 @@ def test_wrong_uses_are_one_italian_line(tmp_path, capsys):
     for arguments, message in (
         ([], "mancano: COMANDO"),
         (["train", "nulla", "--folder=x"], "scelta sconosciuta: 'nulla'"),
-        (["translate"], "mancano: --model"),
+        (["train", "base"], "mancano: --folder"),
         (["translate", "--model=x", "--beam=due"], "non è un intero: 'due'"),
         (["translate", "--model=x", "--bem=2"], "argomenti sconosciuti: --bem=2"),
     ):
@@ -163,8 +164,54 @@ def test_recipes_are_the_paper_s():
     assert {base.warmup, big.warmup} == {4000}
     assert {base.budget, big.budget} == {25_000}
     assert (base.keep, big.keep) == (5, 20)
+    assert (base.vocabulary, big.vocabulary) == (37_000, 37_000)
+    assert (base.config.dropout, big.config.dropout) == (0.1, 0.3)
     assert base.every * 0.432 == pytest.approx(600, rel=0.02)
     assert big.every * 1.0 == 600
+    french = RECIPES["big-francese"]
+    assert french.config == dataclasses.replace(big.config, dropout=0.1)
+    assert french.vocabulary == 32_000
+    assert dataclasses.replace(french, config=big.config, vocabulary=37_000) == big
+
+
+def test_searches_are_the_paper_s():
+    """§6.1 ¶3 e §6.3 ¶3: ampiezza, α e limite di lunghezza, se non si chiede altro."""
+    parser = command_line.command_line()
+    translating = parser.parse_args(["translate"])
+    assert (translating.beam, translating.alpha, translating.extra) == (BEAM, ALPHA, EXTRA)
+    assert (BEAM, ALPHA, EXTRA) == (4, 0.6, 50)
+    parsing = parser.parse_args(["parse"])
+    assert (parsing.beam, parsing.alpha, parsing.extra) == (21, 0.3, 300)
+
+
+@pytest.mark.usefixtures("small")
+def test_the_curve_has_one_line_per_step(tmp_path, files):
+    """Una riga per passo, anche dopo una ripresa; ciò che la ripresa rifà non resta due volte."""
+    train(tmp_path, *files, "--steps=4")
+    lines = (tmp_path / CURVE).read_text().splitlines()
+    assert lines[0] == "step,loss,nll,tokens,rate,seconds"
+    assert [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3", "4"]
+    with (tmp_path / CURVE).open("a") as file:
+        file.write("5,1,1,1,1,1\n6,1,1")
+    train(tmp_path, *files, "--resume")
+    again = (tmp_path / CURVE).read_text().splitlines()
+    assert again[:5] == lines
+    assert [line.split(",")[0] for line in again[1:]] == ["1", "2", "3", "4", "5", "6"]
+    assert again[5] != "5,1,1,1,1,1"
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("option", "given", "before"),
+    [("--seed=5", "seed = 5", "seed = 2017"), ("--accumulate=2", "budget = 200", "budget = 400")],
+)
+def test_only_the_same_run_is_resumed(tmp_path, files, capsys, option, given, before):
+    """Con altri batch la posizione nei dati non vorrebbe dire nulla."""
+    train(tmp_path, *files, "--steps=2")
+    capsys.readouterr()
+    assert train(tmp_path, *files, option, "--resume") == 1
+    message = f"attention: --resume: dato: {given}; atteso: {before}\n"
+    assert capsys.readouterr().err.endswith(message)
 
 
 @pytest.mark.parametrize("count", [0, 1, TOGETHER, TOGETHER + 1, 3 * TOGETHER])

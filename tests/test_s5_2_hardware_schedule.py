@@ -358,6 +358,20 @@ def test_a_loss_that_is_no_number_stops_before_moving_the_weights(value):
     assert trainer.model.w.item() == pytest.approx(value, nan_ok=True)
 
 
+def test_a_gradient_that_is_no_number_stops_before_moving_the_weights():
+    """Anche se la perdita è finita: √w in zero vale zero, e la sua derivata è infinita."""
+    trainer = weight_trainer()
+    trainer.objective.loss = lambda model, batch: (model.w.sqrt().sum(), model.w, torch.tensor(1))
+    with torch.no_grad():
+        trainer.model.w.zero_()
+    with pytest.raises(
+        FloatingPointError, match=r"^gradient: dato: inf al passo 1; atteso: un num"
+    ):
+        trainer.run([numbers([1])])
+    assert trainer.step == 0
+    assert trainer.model.w.item() == 0
+
+
 def test_the_step_moves_a_model_towards_its_data(corpus):
     """Commento: trenta passi sulle stesse frasi, e la perdita scende."""
     trainer = trainer_of(small(len(corpus.vocabulary)))

@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy
 import pytest
@@ -22,8 +22,11 @@ from attention.beyond.grammar import (
     LONGEST,
     LONGEST_TRAINED,
     PRONOUNS,
+    RARE,
     SENTENCES,
     SHORTEST,
+    SILENCE,
+    TWOFOLD,
     Case,
     Clause,
     Dice,
@@ -43,12 +46,15 @@ from attention.beyond.grammar import (
     german_verb_first,
     german_verb_last,
     held_out,
+    is_useful,
     italian_clause,
     italian_infinitive,
+    italian_inverted,
     italian_present,
     italian_text,
     lexicon,
     pairs,
+    relative_object,
     sequence,
     split_of,
     write_corpus,
@@ -496,6 +502,110 @@ def test_what_is_long_comes_last_in_italian():
     assert italian_text(italian_clause(clause)) == "La donna dà al bambino il libro del maestro"
 
 
+def test_time_comes_before_what_crowds_in_italian():
+    """«Dà oggi il libro al bambino», ma «legge il libro oggi»: un complemento solo non ingombra."""
+    give, read, today = VERBS["geben"], VERBS["lesen"], Words(["heute"], ["oggi"])
+    book, child, garden = (phrase("der", it) for it in ("Buch", "Kind", "Garten"))
+    both = tuple(zip(give.needs, (child, book), strict=True))
+    clause = Clause(phrase("der", "Frau"), give, Tense.PRESENT, roles=both, time=today)
+    assert italian_text(italian_clause(clause)) == "La donna dà oggi il libro al bambino"
+    short = clause._replace(verb=read, roles=((read.needs[0], book),))
+    assert italian_text(italian_clause(short)) == "La donna legge il libro oggi"
+    long = book._replace(after=Words(["des", "Kochs"], ["di", "il", "cuoco"]))
+    said = italian_clause(short._replace(roles=((read.needs[0], long),)))
+    assert italian_text(said) == "La donna legge oggi il libro del cuoco"
+    said = italian_clause(short._replace(extra=((read.may[0], garden),)))
+    assert italian_text(said) == "La donna legge oggi il libro nel giardino"
+
+
+@pytest.mark.parametrize(
+    ("opener", "verb", "expected"),
+    [
+        ("der", "ankommen", "Oggi arriva il medico"),
+        ("der", "aufstehen", "Oggi si alza il medico"),
+        ("kein", "ankommen", "Oggi nessun medico arriva"),
+        ("der", "schlafen", "Oggi il medico dorme"),
+    ],
+)
+def test_who_arrives_follows_the_verb(opener, verb, expected):
+    """Dopo il tempo, con «essere», il soggetto sta in fondo; «nessuno» no."""
+    today = Words(["heute"], ["oggi"])
+    clause = Clause(phrase(opener, "Arzt"), VERBS[verb], Tense.PRESENT, time=today, front=True)
+    assert italian_text(italian_clause(clause)) == expected
+    quiet = clause._replace(front=False, time=SILENCE)
+    assert italian_text(italian_clause(quiet)).startswith(("Il medico ", "Nessun medico "))
+
+
+def test_a_thing_follows_its_verb_in_a_relative_clause():
+    """«A cui piace il libro», ma «a cui il medico risponde» e «a cui nessun libro piace»."""
+    woman = phrase("der", "Frau")
+    for verb, opener, noun, expected in (
+        ("gefallen", "der", "Buch", "a cui piace il libro"),
+        ("gefallen", "kein", "Buch", "a cui nessun libro piace"),
+        ("antworten", "der", "Arzt", "a cui il medico risponde"),
+        ("folgen", "der", "Hund", "che il cane segue"),
+    ):
+        clause = Clause(phrase(opener, noun), VERBS[verb], Tense.PRESENT)
+        said = relative_object(woman, VERBS[verb].needs[0], clause).italian
+        assert italian_text(said).lower() == expected
+
+
+def test_manner_stays_with_its_verb():
+    """«Con chi parla forte tua sorella?»: dopo il nome, «forte» sarebbe un aggettivo."""
+    loud = Words(["laut"], ["forte"])
+    clause = Clause(phrase("dein", "Schwester"), VERBS["sprechen"], Tense.PRESENT, manner=loud)
+    assert italian_text(italian_inverted(clause)) == "Parla forte tua sorella"
+
+
+# Il buon senso.
+
+
+@pytest.mark.parametrize(
+    "absurd",
+    [
+        r"molto (?:ross|verd|giall|blu|bianc|ner|rott|vuot|nuov)[oaieh]*\b(?! \w)",
+        r"\b(?:un|dei|quest[oi]|nessun) (?:grande |bel |bei )?(?:mare|lago|fiume|laghi|fiumi)\b",
+        r"\b(?:due|tre|quattro|cinque|sei|molt[ei]|alcun[ei]|tutt[ei]) (?:\w+ )?(?:scarpe|stivali)\b",
+        r"\b(?:vuole|vogliono|voleva|volevano|può|deve|dovevano) \w+re volentieri",
+        r"^(?:Dove|Quando) non [^,]*\?$",
+        r"compra[^,.]* per (?:apri|ripara)r",
+        r"\b(?:nelle|nei|negli|dalle|dagli|dai|sui|sulle) (?:\w+ )?(?:sedie|alberi|tavoli|armadi|zaini)\b",
+    ],
+)
+def test_nobody_says_what_would_make_one_laugh(many, absurd):
+    """«Molto verde», «un mare», «cinque scarpe», «compra una borsa per aprirla»."""
+    assert not [pair.italian for pair in many if re.search(absurd, pair.italian)]
+
+
+def test_things_and_animals_neither_want_nor_own():
+    """Un treno non vuole partire; uno specchio non piace «al suo maestro»."""
+    writer, leave, please = Writer(WORDS, Dice(3)), VERBS["abfahren"], VERBS["gefallen"]
+    train, boy, mirror = (phrase("der", it) for it in ("Zug", "Junge", "Spiegel"))
+    assert not any(writer.modal(leave, train, Tense.PRESENT) for _ in range(200))
+    assert any(writer.modal(leave, boy, Tense.PRESENT) for _ in range(200))
+    for who, owns in ((mirror, False), (boy, True)):
+        clause = Clause(who, please, Tense.PRESENT)
+        pleased = [writer.participant(please.needs[0], clause, "other") for _ in range(500)]
+        assert ("sein" in {getattr(it, "opener", "") for it in pleased}) is owns
+
+
+def test_what_befalls_has_no_day_until_it_has_happened():
+    """«È caduto ieri», ma non «cade domani»."""
+    writer, fall = Writer(WORDS, Dice(4)), VERBS["fallen"]
+    for tense, dated in ((Tense.PRESENT, False), (Tense.PAST, True)):
+        clause = Clause(phrase("der", "Kind"), fall, tense)
+        assert any(writer.adorned(clause).time.german for _ in range(200)) is dated
+
+
+def test_a_mood_explains_a_bare_fact(many):
+    """«Siccome è malato dorme», non «dorme raramente», né «può dormire»."""
+    modals = {form for modal in WORDS.modals for forms in modal.german for form in forms}
+    for pair in many:
+        if "mood" in pair.tags and "compound" not in pair.tags:
+            words = set(re.findall(r"\w+", pair.german))
+            assert not words & {*modals, "oft", "immer", "selten"}, pair.german
+
+
 # La traduzione è una funzione.
 
 
@@ -535,6 +645,14 @@ def test_the_sentence_of_the_reader_is_ambiguous():
     assert said == {"Lei l'ha lasciato.", "Lei l'ha lasciata."}
 
 
+def test_after_a_time_nobody_is_called_sie(many):
+    """«Gestern umarmte sie die Mutter» ha due sensi: non si scrive."""
+    times = {" ".join(it.german) for times in WORDS.times.values() for it in times}
+    starts = "|".join(time[0].upper() + time[1:] for time in times)
+    for pair in many:
+        assert not re.match(rf"(?:{starts}) [a-zäöüß]+ sie\b", pair.german), pair.german
+
+
 def test_a_relative_clause_says_who_does_what():
     """«Die Frau, die das Kind sieht» ha due sensi; «den die Frau sieht» uno solo."""
     see, (role,) = VERBS["sehen"], VERBS["sehen"].needs
@@ -543,6 +661,10 @@ def test_a_relative_clause_says_who_does_what():
     assert not blurred(man, woman, see, role)
     assert not blurred(woman, man, see, role)
     assert not blurred(woman, phrase("der", "Kind", plural=True), see, role)
+    peter = phrase("nome proprio", "Peter")
+    assert blurred(child, peter, see, role)
+    assert not blurred(man, peter, see, role)
+    assert not blurred(child, PRONOUNS["er"], see, role)
     read = VERBS["lesen"]
     assert not blurred(woman, phrase("der", "Buch"), read, read.needs[0])
 
@@ -658,12 +780,54 @@ def test_corpus_is_parallel_distinct_and_whole(tmp_path):
         )
         assert len(german) == len(italian) == (300 if part == "train" else 20)
         assert len(set(zip(german, italian, strict=True))) == len(german)
-    stream = list(pairs(1, 20_000))
-    expected = list(dict.fromkeys(it.german for it in stream if split_of(it) == "train"))[:300]
-    assert (tmp_path / "train.de").read_text(encoding="utf-8").splitlines() == expected
+    stream = [pair for pair in pairs(1, 40_000) if split_of(pair) in ("train", "dev")]
+    dev = list(dict.fromkeys(it.german for it in stream if split_of(it) == "dev"))[:20]
+    assert (tmp_path / "dev.de").read_text(encoding="utf-8").splitlines() == dev
+    order = {it.german: place for place, it in reversed(list(enumerate(stream)))}
+    places = [order[it] for it in (tmp_path / "train.de").read_text(encoding="utf-8").splitlines()]
+    assert places == sorted(places)
     again_there = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     write_corpus(tmp_path, seed=1, train=300, test=20)
     assert again_there == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+@unchecked
+def test_training_sentences_bring_rare_words(tmp_path):
+    """Fra le frasi scelte le parole rare sono più che fra le prime che capitano."""
+    write_corpus(tmp_path, seed=3, train=4000, test=5)
+    chosen = (tmp_path / "train.it").read_text(encoding="utf-8").splitlines()
+    first = [it.italian for it in pairs(3, 4000, "train")]
+    often = [
+        sum(count >= 3 for count in Counter(" ".join(lines).split()).values())
+        for lines in (chosen, first)
+    ]
+    assert often[0] > 1.1 * often[1]
+
+
+def test_a_sentence_is_useful_while_a_word_is_rare():
+    """Una parola è rara finché sta in meno di una frase su `RARE`; le parole si contano per frase."""
+    pair = next(pairs(1, 1))._replace(german="Wer ist wer ?", italian="Chi è chi ?")
+    counts = Counter({"Wer": 9, "ist": 9, "wer": 9, "?": 9, "Chi": 9, "è": 3, "chi": 9})
+    assert not is_useful(pair, counts, 3 * RARE - 1)
+    assert counts["Wer"] == 9
+    assert is_useful(pair, counts, 3 * RARE)
+    assert counts == Counter(
+        {"Wer": 10, "ist": 10, "wer": 10, "?": 10, "Chi": 10, "è": 4, "chi": 10}
+    )
+
+
+def test_words_said_in_two_ways_are_not_held_out():
+    """Sono quelle del lessico che hanno due traduzioni, tutte, e nessun'altra."""
+    told = defaultdict(set)
+    for verb in WORDS.verbs:
+        told[verb.lemma].add(verb.italian.infinitive)
+    for qualities in WORDS.qualities.values():
+        for quality in qualities:
+            told[quality.german].add(quality.italian)
+    assert {f"{word} " for word, ways in told.items() if len(ways) > 1} == set(TWOFOLD)
+    for word in TWOFOLD:
+        assert not any(held_out(f"{word}{noun}") for noun in NOUNS)
+    assert held_out("klug Frau") or any(held_out(f"klug {noun}") for noun in NOUNS)
 
 
 @pytest.mark.usefixtures("our_own_errors")

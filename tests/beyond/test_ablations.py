@@ -1,0 +1,241 @@
+"""Le varianti: ciascuna cambia una cosa sola, e il giudizio è quello che dice di essere."""
+
+import dataclasses
+import math
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+import torch
+
+from attention import Transformer, command_line
+from attention.beyond import ablations
+from attention.beyond.ablations import (
+    RESULTS,
+    VARIANTS,
+    WINDOW,
+    Run,
+    Variant,
+    curve_drawing,
+    exact_on,
+    experiment,
+    groups,
+    loss_on,
+    polyline,
+    read_curve,
+    read_runs,
+    read_sentences,
+    run,
+    smoothed,
+    table,
+    trained,
+    write_run,
+)
+from attention.beyond.grammar import write_corpus
+from attention.command_line import RECIPES, TOY, prepare_data
+from attention.s3_model_architecture import evaluating
+from attention.s5_1_data_batching import collate
+from attention.s5_2_hardware_schedule import Progress
+
+TINY = dataclasses.replace(TOY, layers=1, d_model=16, d_ff=32, heads=2)
+
+VARIANT = Variant("base", "minima", TINY)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Una cartella con poche frasi, preparata come quella del giocattolo."""
+    recipe = dataclasses.replace(
+        RECIPES["giocattolo"], config=TINY, vocabulary=400, budget=200, write=few
+    )
+    monkeypatch.setitem(RECIPES, "giocattolo", recipe)
+    options = command_line.argparse.Namespace(seed=7, source=None, target=None)
+    prepare_data(recipe, tmp_path, options)
+    return tmp_path
+
+
+def few(folder, seed):
+    write_corpus(folder, seed, 60, 9)
+    return folder / "train.de", folder / "train.it"
+
+
+def test_a_variant_changes_one_thing():
+    """Ogni riga differisce dalla prima in una misura, o nel solo ε."""
+    base = VARIANTS[0]
+    assert (base.config, base.epsilon) == (TOY, 0.1)
+    for variant in VARIANTS[1:]:
+        fields = dataclasses.asdict(variant.config).items() ^ dataclasses.asdict(TOY).items()
+        changed = {name for name, _ in fields} | ({"epsilon"} if variant.epsilon != 0.1 else set())
+        assert len(changed - {"d_v"}) == 1
+    assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
+
+
+def test_narrow_keys_leave_values_as_they_were():
+    """Riga (B): cambia d_k, e la larghezza dei value resta quella."""
+    (narrow,) = (variant for variant in VARIANTS if variant.row == "(B)")
+    assert narrow.config.d_k == 6
+    assert narrow.config.d_v == TOY.d_model // TOY.heads
+
+
+def test_training_depends_on_seed_and_variant_only(folder):
+    """Con lo stesso seme gli stessi bit; con un altro, o con un altro ε, un altro modello."""
+    first, _ = trained(VARIANT, folder, 1, steps=3)
+    again, _ = trained(VARIANT, folder, 1, steps=3)
+    assert first.embedding.weight.equal(again.embedding.weight)
+    for other in (
+        trained(VARIANT, folder, 2, steps=3),
+        trained(VARIANT._replace(epsilon=0.0), folder, 1, steps=3),
+        trained(VARIANT, folder, 1, steps=2),
+    ):
+        assert not first.embedding.weight.equal(other[0].embedding.weight)
+
+
+def test_judgement_by_another_road(folder):
+    """Perdita e traduzioni identiche, rifatte frase per frase."""
+    model, vocabulary = trained(VARIANT, folder, 1, steps=40)
+    sentences = read_sentences(folder, "heldout", vocabulary)
+    assert len(sentences) == 9
+    total = count = right = 0
+    for pair in sentences:
+        batch = collate([pair])
+        with evaluating(model):
+            logits = model(batch.source, batch.target)[0]
+        total += torch.nn.functional.cross_entropy(
+            logits, batch.expected[0], reduction="sum"
+        ).item()
+        count += batch.expected.numel()
+        tokens = model.generate(batch.source)[0].tolist()
+        right += vocabulary.decode(tokens) == vocabulary.decode(pair[1])
+    assert loss_on(model, sentences) == pytest.approx(total / count, rel=1e-5)
+    assert exact_on(model, sentences) == right / 9
+
+
+def test_exact_counts_what_is_identical(folder):
+    """Un modello giudicato sulle proprie traduzioni le indovina tutte; su altre, nessuna."""
+    model, vocabulary = trained(VARIANT, folder, 1, steps=3)
+    sources = [source for source, _ in read_sentences(folder, "dev", vocabulary)]
+    own = []
+    for source in sources:
+        tokens = model.generate(collate([(source, [])]).source)[0].tolist()
+        own.append((source, [token for token in tokens if token > 2]))
+    assert exact_on(model, own) == 1
+    assert exact_on(model, [(source, [*target, 5]) for source, target in own]) == 0
+
+
+def test_groups_lose_nothing():
+    sentences = [([i], [i]) for i in range(250)]
+    parts = list(groups(sentences))
+    assert [pair for part in parts for pair in part] == sentences
+    assert [len(part) for part in parts] == [100, 100, 50]
+
+
+def test_results_survive_the_file(tmp_path):
+    """Ciò che si scrive si rilegge, anche con una virgola nel nome; un file che manca è vuoto."""
+    path = tmp_path / "runs.csv"
+    assert read_runs(path) == []
+    rows = [Run("dropout 0,1", 3, 17, 0.25, 0.5), Run("1 testa", 4, 18, 1.0, 0.125)]
+    for row in rows:
+        write_run(row, path)
+    assert read_runs(path) == rows
+
+
+def test_table_by_hand():
+    """Media, peggiore e migliore di due semi; le varianti nell'ordine di sempre."""
+    runs = [
+        Run(VARIANTS[2].name, 1, 10, 0.5, 0.25),
+        Run(VARIANTS[0].name, 1, 20, 0.25, 0.75),
+        Run(VARIANTS[0].name, 2, 20, 0.75, 0.25),
+        Run("un'altra cosa", 1, 1, 1.0, 1.0),
+    ]
+    first, second = table(runs)
+    assert (first.variant, first.parameters, first.loss, first.exact) == (VARIANTS[0], 20, 0.5, 0.5)
+    assert (first.losses, first.exacts) == ((0.25, 0.75), (0.25, 0.75))
+    assert second.variant == VARIANTS[2]
+
+
+def test_an_experiment_takes_up_where_it_was(folder, monkeypatch):
+    """Ogni variante con ogni seme, una volta sola."""
+    monkeypatch.setattr(ablations, "VARIANTS", (VARIANT, VARIANT._replace(name="altra")))
+    asked = []
+
+    def fake(variant, folder, seed):
+        asked.append((variant.name, seed))
+        return Run(variant.name, seed, 1, 1.0, 1.0)
+
+    monkeypatch.setattr(ablations, "run", fake)
+    path = folder / "runs.csv"
+    write_run(Run("altra", 1, 1, 1.0, 1.0), path)
+    experiment(folder, [1, 2], path)
+    assert asked == [("minima", 1), ("minima", 2), ("altra", 2)]
+    assert {(it.variant, it.seed) for it in read_runs(path)} == {
+        (name, seed) for name in ("minima", "altra") for seed in (1, 2)
+    }
+
+
+def test_a_run_is_trained_and_judged(folder):
+    result = run(VARIANT, folder, 5, steps=2)
+    assert (result.variant, result.seed) == ("minima", 5)
+    assert isinstance(trained(VARIANT, folder, 5, steps=2)[0], Transformer)
+    assert result.parameters == sum(
+        parameter.numel() for parameter in trained(VARIANT, folder, 5, steps=0)[0].parameters()
+    )
+    assert 0 < result.loss < 10
+    assert 0 <= result.exact <= 1
+
+
+def test_published_results_are_whole():
+    """Sulla pagina ci sono tutte le varianti, con almeno tre semi, gli stessi per tutte."""
+    runs = read_runs(RESULTS)
+    seeds = {
+        variant.name: {it.seed for it in runs if it.variant == variant.name} for variant in VARIANTS
+    }
+    assert all(len(found) >= 3 for found in seeds.values())
+    assert len({frozenset(found) for found in seeds.values()}) == 1
+    assert len(runs) == sum(map(len, seeds.values()))
+    assert all(math.isfinite(it.loss) and 0 <= it.exact <= 1 for it in runs)
+    rows = table(runs)
+    sizes = {row.variant.name: row.parameters for row in rows}
+    assert sizes["1 strato"] < sizes["il giocattolo"]
+    assert sizes["1 testa"] == sizes["12 teste"] == sizes["il giocattolo"]
+
+
+# La curva.
+
+
+CURVE = [Progress(step, 2.0, 8.0 / step, 100, step * 1e-4, 0.5) for step in range(1, 81)]
+
+
+def test_the_curve_is_read_as_it_was_written(tmp_path):
+    """Ciò che il comando scrive, qui si rilegge uguale."""
+    path = tmp_path / "curve.csv"
+    assert list(command_line.recorded(iter(CURVE), path, 0)) == CURVE
+    assert read_curve(path) == CURVE
+
+
+def test_means_of_groups_by_hand():
+    assert smoothed([1.0, 3.0, 5.0, 7.0, 100.0], 2) == [2.0, 6.0]
+    assert smoothed([1.0, 3.0], 1) == [1.0, 3.0]
+
+
+def test_line_heights_are_logarithms():
+    """Dal fondo alla cima di dieci in dieci: metà della strada è la radice."""
+    text = "".join(polyline([1.0, 10.0, 100.0], 30.0, (1.0, 100.0)))
+    (points,) = re.findall(r'points="([^"]+)"', text)
+    assert points.split() == ["58.0,180.0", "229.0,105.0", "400.0,30.0"]
+    marks = [float(it) for it in re.findall(r"M58 ([0-9.]+)H", text)]
+    assert marks == [180.0, 30.0]
+
+
+def test_drawing_has_loss_and_rate_of_every_window():
+    """Due linee, un punto per gruppo di passi; il titolo lo dice a chi non vede."""
+    root = ET.fromstring(curve_drawing(CURVE, "Una curva"))
+    lines = root.findall("{http://www.w3.org/2000/svg}polyline")
+    loss, rate = ([it.split(",") for it in line.get("points").split()] for line in lines)
+    assert len(loss) == len(rate) == len(CURVE) // WINDOW
+    assert [float(y) for _, y in loss] == sorted(float(y) for _, y in loss)
+    assert [float(y) for _, y in rate] == sorted((float(y) for _, y in rate), reverse=True)
+    assert root.get("aria-label") == "Una curva"
+    words = [it.text for it in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert "passo 80" in words
+    with pytest.raises(ValueError, match="curve: dato: 39 passi; atteso: almeno 40"):
+        curve_drawing(CURVE[:39], "Una curva")
