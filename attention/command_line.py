@@ -7,6 +7,8 @@ di §5.4, la ricerca di §6.1, gli alberi di §6.3. Ogni ricetta è un addestram
 import argparse
 import csv
 import dataclasses
+import hashlib
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -66,13 +68,13 @@ Files = tuple[Path, Path]
 
 def write_sentences(folder: Path, seed: int) -> Files:
     """Le coppie tedesco–italiano della grammatica: quelle da addestramento, e le altre parti."""
-    write_corpus(folder, seed, 60_000, 500)
+    write_corpus(folder, seed, 100_000, 500)
     return folder / "train.de", folder / "train.it"
 
 
 def write_trees(folder: Path, seed: int) -> Files:
     """Gli alberi come file paralleli: da una parte le parole, dall'altra parentesi e categorie."""
-    for part, trees in vars(treebank(seed, 20_000, 500, 500)).items():
+    for part, trees in vars(treebank(seed, 8_000, 500, 500)).items():
         sides = {
             "words": (" ".join(tree.words) for tree in trees),
             "trees": (" ".join(parsing.linearize(tree)) for tree in trees),
@@ -108,12 +110,12 @@ class Recipe:
     write: Callable[[Path, int], Files] | None = None
 
 
-TOY = TransformerConfig(layers=2, d_model=96, d_ff=384, heads=4, dropout=0.1)
+TOY = TransformerConfig(layers=2, d_model=64, d_ff=256, heads=4, dropout=0.0)
 """Un modello che su due core si addestra in minuti."""
 
 RECIPES = {
-    "giocattolo": Recipe(TOY, 1500, 2500, 3000, 800, 100, 5, write_sentences),
-    "alberi": Recipe(TOY, 1500, 2500, 2000, 800, 100, 5, write_trees),
+    "giocattolo": Recipe(TOY, 3000, 800, 5000, 800, 200, 12, write_sentences),
+    "alberi": Recipe(TOY, 1000, 2500, 2000, 500, 100, 10, write_trees),
     "lettore": Recipe(READER, 37_000, 25_000, 100_000, 4000, 1400, 5),
     "base": Recipe(BASE, 37_000, 25_000, 100_000, 4000, 1400, 5),
     "big": Recipe(BIG, 37_000, 25_000, 300_000, 4000, 600, 20),
@@ -157,6 +159,9 @@ WORDS = "vocabulary.json"
 CURVE = "curve.csv"
 """La curva di apprendimento, una riga per passo."""
 
+ORIGIN = "origin.json"
+"""Da dove vengono: il comando, le impronte dei file, la versione di PyTorch."""
+
 DATA = "data"
 """I dati in token."""
 
@@ -179,9 +184,27 @@ def prepare_data(recipe: Recipe, folder: Path, options: argparse.Namespace) -> N
         (folder / CORPUS).mkdir(parents=True, exist_ok=True)
         source, target = recipe.write(folder / CORPUS, options.seed)
     folder.mkdir(parents=True, exist_ok=True)
+    write_origin(folder / ORIGIN, options, (Path(source), Path(target)))
     vocabulary = Vocabulary.train(sentences(source, target), recipe.vocabulary)
     vocabulary.save(folder / WORDS)
     print(prepare(source, target, folder / DATA, vocabulary, LONGEST), file=sys.stderr)
+
+
+def write_origin(path: Path, options: argparse.Namespace, files: Files) -> None:
+    """Scrive da dove viene un addestramento, perché si possa rifare o riconoscere."""
+    origin = {
+        "command": f"attention train {options.recipe} --seed {options.seed}",
+        "corpus": {file.name: digest(file) for file in files},
+        "torch": torch.__version__,
+    }
+    with writing(path) as file:
+        file.write(json.dumps(origin, indent=2).encode() + b"\n")
+
+
+def digest(path: Path) -> str:
+    """Lo SHA-256 di un file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def wait_for_everyone(group: Processes) -> None:
@@ -261,7 +284,7 @@ def recorded(progress: Iterable[Progress], path: Path, done: int) -> Iterator[Pr
     with path.open("a", encoding="utf-8", newline="", buffering=1) as file:
         table = csv.writer(file, lineterminator="\n")
         for step in progress:
-            table.writerow(dataclasses.astuple(step))
+            table.writerow(f"{value:.6g}" for value in dataclasses.astuple(step))
             yield step
 
 

@@ -1,16 +1,36 @@
 """Il comando `attention`: da due file di testo a un modello che traduce, riprende, analizza."""
 
 import dataclasses
+import hashlib
 import io
+import json
+from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
 
 from attention import Transformer, command_line
-from attention.command_line import CURVE, MODEL, RECIPES, TOGETHER, Recipe, groups, main
+from attention.beyond.grammar import write_corpus
+from attention.beyond.treebank import treebank
+from attention.command_line import (
+    CURVE,
+    MODEL,
+    ORIGIN,
+    RECIPES,
+    SHIPPED,
+    TOGETHER,
+    Recipe,
+    digest,
+    groups,
+    load,
+    main,
+    translations,
+    write_origin,
+)
 from attention.s5_2_hardware_schedule import checkpoints, read_checkpoint
 from attention.s6_1_machine_translation import ALPHA, BEAM, EXTRA
-from attention.s6_3_constituency_parsing import read_tree
+from attention.s6_3_constituency_parsing import anonymous, corpus_score, read_tree, repaired_tree
 
 TINY = dataclasses.replace(
     RECIPES["base"].config, layers=1, d_model=16, d_ff=32, heads=2, dropout=0.1
@@ -221,3 +241,72 @@ def test_groups_lose_no_line(count):
     found = list(groups(lines))
     assert [line for group in found for line in group] == lines
     assert all(len(group) == TOGETHER for group in found[:-1])
+
+
+# I modelli di casa.
+
+EXACT = 0.98
+"""Quante traduzioni di incontri mai visti devono restare identiche al riferimento."""
+
+
+def shipped_origin(name):
+    return json.loads((SHIPPED / name / ORIGIN).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["giocattolo", "alberi"])
+def test_shipped_models_are_small_and_say_where_they_come_from(name):
+    """Meno di un milione di parametri, meno di due milioni di byte; il comando, e la curva."""
+    model, vocabulary = load(SHIPPED / name)
+    assert sum(parameter.numel() for parameter in model.parameters()) < 1_000_000
+    assert (SHIPPED / name / MODEL).stat().st_size < 2_000_000
+    assert model.config.vocabulary == len(vocabulary)
+    assert shipped_origin(name)["command"] == f"attention train {name} --seed 2017"
+    steps = (SHIPPED / name / CURVE).read_text(encoding="utf-8").splitlines()[1:]
+    assert len(steps) == RECIPES[name].steps
+
+
+def test_the_shipped_toy_still_translates(tmp_path, monkeypatch, capsys):
+    """Le frasi con incontri mai visti, le prime cento; e senza --model si usa lui."""
+    write_corpus(tmp_path, 2017, 1, 500)
+    files = [f"--{side}={tmp_path / name}" for side, name in SIDES]
+    assert main(["evaluate", *files]) == 0
+    same = capsys.readouterr().out.splitlines()[1]
+    assert float(same.partition("(")[2].partition("%")[0]) >= 100 * EXACT
+    monkeypatch.setattr("sys.stdin", io.StringIO("Der Hund schläft.\n"))
+    assert main(["translate"]) == 0
+    assert capsys.readouterr().out == "Il cane dorme.\n"
+
+
+SIDES = (("source", "heldout.de"), ("target", "heldout.it"))
+
+
+def test_the_shipped_toy_s_corpus_can_be_written_again(tmp_path):
+    """Le impronte annotate accanto al modello sono quelle del corpus che la ricetta scrive oggi."""
+    files = command_line.write_sentences(tmp_path, 2017)
+    assert {file.name: digest(file) for file in files} == shipped_origin("giocattolo")["corpus"]
+
+
+def test_the_shipped_parser_still_parses(tmp_path):
+    """§6.3: F1 sopra 95 su frasi con legami mai visti; l'albero è sempre sulle parole date."""
+    trees = treebank(2017, 1, 1, 60).test
+    model, vocabulary = load(SHIPPED / "alberi")
+    options = Namespace(beam=4, alpha=0.3, extra=300)
+    written = translations(model, vocabulary, [" ".join(tree.words) for tree in trees], options)
+    given = [
+        repaired_tree(line.split(), tree.words) for line, tree in zip(written, trees, strict=True)
+    ]
+    found = corpus_score(zip(map(anonymous, trees), given, strict=True))
+    assert found.f1 > 95
+
+
+def test_origin_names_the_files_and_the_command(tmp_path, files):
+    """Il comando, le impronte dei file, la versione: ciò che serve a riconoscere un modello."""
+    options = Namespace(recipe="base", seed=5)
+    paths = [Path(file.partition("=")[2]) for file in files]
+    write_origin(tmp_path / ORIGIN, options, tuple(paths))
+    origin = json.loads((tmp_path / ORIGIN).read_text(encoding="utf-8"))
+    assert origin == {
+        "command": "attention train base --seed 5",
+        "corpus": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in paths},
+        "torch": torch.__version__,
+    }

@@ -12,9 +12,16 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from attention import attention_weights, causal_mask, fused_attention, scaled_dot_product_attention
+from attention import (
+    attention_weights,
+    causal_mask,
+    fused_attention,
+    s3_2_1_scaled_dot_product,
+    scaled_dot_product_attention,
+)
 from attention.s3_2_1_scaled_dot_product import additive_weights
 from attention.s3_2_attention import attention_loops, dot_product
 
@@ -63,7 +70,8 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         self.seen.append((str(operation.overloadpacket), args))
         result = operation(*args, **(kwargs or {}))
-        self.largest = max(self.largest, result.numel())
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self.largest = max(self.largest, *(tensor.numel() for tensor in tensors))
         return result
 
 
@@ -279,6 +287,16 @@ def test_additive_keeps_a_hidden_vector_for_every_pair():
 # ¶3, un passo oltre: la forma fusa
 
 
+@pytest.fixture(params=[-1, 1024], ids=["kernel", "corte"])
+def road(request, monkeypatch):
+    """Le due strade della forma fusa: il kernel per ogni lunghezza, o la lettera per le corte."""
+    monkeypatch.setattr(s3_2_1_scaled_dot_product, "SHORT", request.param)
+
+
+both_roads = pytest.mark.usefixtures("road")
+
+
+@both_roads
 @leading_dimensions
 @every_dtype
 @pytest.mark.parametrize(("d_k", "d_v"), [(7, 7), (7, 3), (3, 7)])
@@ -297,6 +315,7 @@ def test_fused_equals_the_letter(batch, dtype, d_k, d_v, device):
         assert_equal(fused, letter, tolerance)
 
 
+@both_roads
 @leading_dimensions
 def test_fused_causal_equals_the_causal_mask(batch, device):
     """§3.2.1 ¶3: `causal=True` vale la maschera triangolare, senza costruirla."""
@@ -305,6 +324,7 @@ def test_fused_causal_equals_the_causal_mask(batch, device):
     assert_equal(fused_attention(*problem, causal=True), expected)
 
 
+@both_roads
 @pytest.mark.parametrize("batches", [((2, 1), (3,), ()), ((), (2,), (2,)), ((), (), (2, 3))])
 def test_fused_batches_extend_to_each_other(batches, device):
     """§3.2.1 ¶3: i batch di query, key e value si accordano come nei prodotti di matrici."""
@@ -316,6 +336,7 @@ def test_fused_batches_extend_to_each_other(batches, device):
     assert_equal(output, scaled_dot_product_attention(query, key, value))
 
 
+@both_roads
 @both_forms
 def test_nothing_in_nothing_out(attention):
     """§3.2.1 ¶2: un batch vuoto, o nessuna query, danno un'uscita vuota della forma giusta."""
@@ -323,6 +344,7 @@ def test_nothing_in_nothing_out(attention):
     assert attention(*random_problem(2, m=0)).shape == (2, 0, 11)
 
 
+@both_roads
 @pytest.mark.parametrize("masked", ["no", "mask", "causal"])
 def test_fused_gradients_equal_the_letter(masked, device):
     """§3.2.1 ¶3: anche i gradienti rispetto a query, key e value sono gli stessi."""
@@ -342,6 +364,24 @@ def test_fused_gradients_equal_the_letter(masked, device):
     actual = torch.autograd.grad((fused * weights_of_the_sum).sum(), problem)
     for ours, theirs in zip(actual, expected, strict=True):
         assert_equal(ours, theirs, 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "short"), [(32, 32, True), (8, 128, True), (32, 33, False), (33, 32, False)]
+)
+def test_the_letter_serves_short_sentences_of_a_training(m, n, short):
+    """§3.2.1 ¶3: su CPU, con i gradienti, fino a 32 × 32 pesi; altrimenti il kernel fuso."""
+    problem = tuple(tensor.float() for tensor in random_problem(2, m=m, n=n))
+    half = tuple(tensor.bfloat16() for tensor in problem)
+    with Operations() as training:
+        fused_attention(*problem)
+    with Operations() as using, torch.no_grad():
+        fused_attention(*problem)
+    assert ("aten._softmax" in {name for name, _ in training.seen}) == short
+    with Operations() as halved:
+        fused_attention(*half)
+    for other in (using, halved):
+        assert "aten._softmax" not in {name for name, _ in other.seen}
 
 
 def allocated_bytes(function: Callable[[], object]) -> int:

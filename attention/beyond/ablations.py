@@ -1,4 +1,4 @@
-"""Le varianti del giocattolo: una cosa per volta, con più semi.
+"""Il giocattolo: come impara, e che cosa cambia se gli si cambia una cosa per volta.
 
 È la prova della tabella 3 rifatta in casa: un modello piccolo, un compito piccolo, e per ogni riga
 più addestramenti, che partono da numeri diversi. Si guarda il verso di una differenza, e se supera
@@ -27,6 +27,74 @@ from attention.s5_4_regularization import SMOOTHING, BatchLoss, batch_loss
 from attention.s6_1_machine_translation import beam_search
 from attention.sa_attention_visualizations import drawing, label
 
+# La curva.
+
+
+def read_curve(path: Path) -> list[Progress]:
+    """La curva di apprendimento scritta da `attention train`, un passo per riga."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [
+            Progress(
+                int(row["step"]),
+                float(row["loss"]),
+                float(row["nll"]),
+                int(row["tokens"]),
+                float(row["rate"]),
+                float(row["seconds"]),
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+def smoothed(values: Sequence[float], width: int) -> list[float]:
+    """La media di ogni gruppo di `width` valori consecutivi; gli ultimi, se non bastano, no."""
+    return [fmean(values[i : i + width]) for i in range(0, len(values) - width + 1, width)]
+
+
+def polyline(values: Sequence[float], top: float, marks: Sequence[float]) -> Iterator[str]:
+    """Una linea da sinistra a destra, in scala logaritmica, con le sue tacche.
+
+    Argomenti:
+        values: i valori, positivi.
+        top: dove comincia il riquadro, dall'alto; è alto 150.
+        marks: le tacche, in ordine; la prima è il fondo, l'ultima la cima.
+    """
+    low, high = math.log(marks[0]), math.log(marks[-1])
+
+    def height(value: float) -> float:
+        return top + 150 * (1 - (math.log(value) - low) / (high - low))
+
+    for mark in marks:
+        yield label(52, height(mark) + 4, f"{mark:g}".replace(".", ","))
+        yield f'<path d="M58 {height(mark):.1f}H400" stroke="currentColor" opacity=".2"/>'
+    width = 342 / (len(values) - 1)
+    points = " ".join(f"{58 + i * width:.1f},{height(it):.1f}" for i, it in enumerate(values))
+    style = 'fill="none" stroke="var(--md-accent-fg-color, #3f51b5)" stroke-width="2"'
+    yield f'<polyline points="{points}" {style}/>'
+
+
+WINDOW = 20
+"""Su quanti passi si fa la media, nel disegno."""
+
+
+def curve_drawing(curve: Sequence[Progress], title: str) -> str:
+    """La perdita e il tasso di apprendimento, passo per passo, in SVG.
+
+    Argomenti:
+        curve: almeno due volte `WINDOW` passi.
+        title: che cosa si vede.
+    """
+    require(len(curve) >= 2 * WINDOW, "curve", f"{len(curve)} passi", f"almeno {2 * WINDOW}")
+    body = [label(58, 16, "−log p per token, in nat", "start")]
+    body += polyline(smoothed([it.nll for it in curve], WINDOW), 28, (0.05, 0.2, 1.0, 8.0))
+    body += [label(58, 214, "tasso di apprendimento", "start")]
+    body += polyline(smoothed([it.rate for it in curve], WINDOW), 226, (1e-4, 1e-3, 1e-2))
+    body += [label(58, 398, "passo 1", "start"), label(400, 398, f"passo {curve[-1].step}")]
+    return drawing(412, 406, title, body)
+
+
+# Le varianti.
+
 
 class Variant(NamedTuple):
     """Un modo di essere del giocattolo.
@@ -48,10 +116,10 @@ VARIANTS = (
     Variant("base", "il giocattolo", TOY),
     Variant("(A)", "1 testa", replace(TOY, heads=1)),
     Variant("(A)", "2 teste", replace(TOY, heads=2)),
-    Variant("(A)", "12 teste", replace(TOY, heads=12)),
-    Variant("(B)", "d_k = 6", replace(TOY, d_k=6, d_v=TOY.d_model // TOY.heads)),
+    Variant("(A)", "16 teste", replace(TOY, heads=16)),
+    Variant("(B)", "d_k = 4", replace(TOY, d_k=4)),
     Variant("(C)", "1 strato", replace(TOY, layers=1)),
-    Variant("(C)", "d_ff = 96", replace(TOY, d_ff=96)),
+    Variant("(C)", "d_ff = 64", replace(TOY, d_ff=64)),
     Variant("(D)", "dropout 0,1", replace(TOY, dropout=0.1)),
     Variant("(D)", "ε_ls = 0", TOY, 0.0),
     Variant("(D)", "ε_ls = 0,2", TOY, 0.2),
@@ -216,76 +284,10 @@ SEED = 2017
 
 def experiment(folder: Path, seeds: Sequence[int], path: Path = RESULTS) -> None:
     """Tutte le varianti con tutti i semi; ciò che il file ha già non si rifà."""
-    options = argparse.Namespace(seed=SEED, source=None, target=None)
+    options = argparse.Namespace(recipe="giocattolo", seed=SEED, source=None, target=None)
     prepare_data(RECIPES["giocattolo"], folder, options)
     done = {(it.variant, it.seed) for it in read_runs(path)}
     for seed in seeds:
         for variant in VARIANTS:
             if (variant.name, seed) not in done:
                 write_run(run(variant, folder, seed), path)
-
-
-# La curva.
-
-
-def read_curve(path: Path) -> list[Progress]:
-    """La curva di apprendimento scritta da `attention train`, un passo per riga."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [
-            Progress(
-                int(row["step"]),
-                float(row["loss"]),
-                float(row["nll"]),
-                int(row["tokens"]),
-                float(row["rate"]),
-                float(row["seconds"]),
-            )
-            for row in csv.DictReader(file)
-        ]
-
-
-def smoothed(values: Sequence[float], width: int) -> list[float]:
-    """La media di ogni gruppo di `width` valori consecutivi; gli ultimi, se non bastano, no."""
-    return [fmean(values[i : i + width]) for i in range(0, len(values) - width + 1, width)]
-
-
-def polyline(values: Sequence[float], top: float, marks: Sequence[float]) -> Iterator[str]:
-    """Una linea da sinistra a destra, in scala logaritmica, con le sue tacche.
-
-    Argomenti:
-        values: i valori, positivi.
-        top: dove comincia il riquadro, dall'alto; è alto 150.
-        marks: le tacche, in ordine; la prima è il fondo, l'ultima la cima.
-    """
-    low, high = math.log(marks[0]), math.log(marks[-1])
-
-    def height(value: float) -> float:
-        return top + 150 * (1 - (math.log(value) - low) / (high - low))
-
-    for mark in marks:
-        yield label(52, height(mark) + 4, f"{mark:g}".replace(".", ","))
-        yield f'<path d="M58 {height(mark):.1f}H400" stroke="currentColor" opacity=".2"/>'
-    width = 342 / (len(values) - 1)
-    points = " ".join(f"{58 + i * width:.1f},{height(it):.1f}" for i, it in enumerate(values))
-    style = 'fill="none" stroke="var(--md-accent-fg-color, #3f51b5)" stroke-width="2"'
-    yield f'<polyline points="{points}" {style}/>'
-
-
-WINDOW = 20
-"""Su quanti passi si fa la media, nel disegno."""
-
-
-def curve_drawing(curve: Sequence[Progress], title: str) -> str:
-    """La perdita e il tasso di apprendimento, passo per passo, in SVG.
-
-    Argomenti:
-        curve: almeno due volte `WINDOW` passi.
-        title: che cosa si vede.
-    """
-    require(len(curve) >= 2 * WINDOW, "curve", f"{len(curve)} passi", f"almeno {2 * WINDOW}")
-    body = [label(58, 16, "−log p per token, in nat", "start")]
-    body += polyline(smoothed([it.nll for it in curve], WINDOW), 28, (0.05, 0.2, 1.0, 8.0))
-    body += [label(58, 214, "tasso di apprendimento", "start")]
-    body += polyline(smoothed([it.rate for it in curve], WINDOW), 226, (1e-4, 1e-3, 1e-2))
-    body += [label(58, 398, "passo 1", "start"), label(400, 398, f"passo {curve[-1].step}")]
-    return drawing(412, 406, title, body)

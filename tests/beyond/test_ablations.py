@@ -33,7 +33,7 @@ from attention.beyond.ablations import (
 )
 from attention.beyond.grammar import write_corpus
 from attention.command_line import RECIPES, TOY, prepare_data
-from attention.s3_model_architecture import evaluating
+from attention.s3_model_architecture import evaluating, make_attention
 from attention.s5_1_data_batching import collate
 from attention.s5_2_hardware_schedule import Progress
 
@@ -49,7 +49,7 @@ def folder(tmp_path, monkeypatch):
         RECIPES["giocattolo"], config=TINY, vocabulary=400, budget=200, write=few
     )
     monkeypatch.setitem(RECIPES, "giocattolo", recipe)
-    options = command_line.argparse.Namespace(seed=7, source=None, target=None)
+    options = command_line.argparse.Namespace(recipe="giocattolo", seed=7, source=None, target=None)
     prepare_data(recipe, tmp_path, options)
     return tmp_path
 
@@ -66,15 +66,16 @@ def test_a_variant_changes_one_thing():
     for variant in VARIANTS[1:]:
         fields = dataclasses.asdict(variant.config).items() ^ dataclasses.asdict(TOY).items()
         changed = {name for name, _ in fields} | ({"epsilon"} if variant.epsilon != 0.1 else set())
-        assert len(changed - {"d_v"}) == 1
+        assert len(changed) == 1
     assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
 
 
 def test_narrow_keys_leave_values_as_they_were():
     """Riga (B): cambia d_k, e la larghezza dei value resta quella."""
     (narrow,) = (variant for variant in VARIANTS if variant.row == "(B)")
-    assert narrow.config.d_k == 6
-    assert narrow.config.d_v == TOY.d_model // TOY.heads
+    assert narrow.config.d_k == 4
+    part = make_attention(narrow.config)
+    assert (part.d_k, part.d_v) == (4, TOY.d_model // TOY.heads)
 
 
 def test_training_depends_on_seed_and_variant_only(folder):
@@ -196,7 +197,7 @@ def test_published_results_are_whole():
     rows = table(runs)
     sizes = {row.variant.name: row.parameters for row in rows}
     assert sizes["1 strato"] < sizes["il giocattolo"]
-    assert sizes["1 testa"] == sizes["12 teste"] == sizes["il giocattolo"]
+    assert sizes["1 testa"] == sizes["16 teste"] == sizes["il giocattolo"]
 
 
 # La curva.
