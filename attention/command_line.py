@@ -77,7 +77,7 @@ def write_trees(folder: Path, seed: int) -> Files:
     for part, trees in vars(treebank(seed, 8_000, 500, 500)).items():
         sides = {
             "words": (" ".join(tree.words) for tree in trees),
-            "trees": (" ".join(parsing.linearize(tree)) for tree in trees),
+            "trees": (" ".join(parsing.linearize(parsing.anonymous(tree))) for tree in trees),
         }
         for name, lines in sides.items():
             with writing(folder / f"{part}.{name}") as file:
