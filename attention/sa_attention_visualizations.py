@@ -190,9 +190,9 @@ def label(x: float, y: float, text: str, anchor: str = "end", turned: bool = Fal
 
 
 def heat_map(
-    weights: Float[Tensor, "heads m n"], rows: Sequence[str], columns: Sequence[str], title: str
+    weights: Float[Tensor, "m n"], rows: Sequence[str], columns: Sequence[str], title: str
 ) -> str:
-    """Le teste di uno strato, una accanto all'altra: una casella per peso, più scura se è grande.
+    """I pesi di una testa: una casella per peso, più piena se è grande.
 
     Argomenti:
         weights: i pesi, ciascuno fra 0 e 1.
@@ -207,32 +207,26 @@ def heat_map(
         ValueError: se le parole non sono tante quante le righe e le colonne.
     """
     check_words(weights, rows, columns)
-    left, top = longest(rows) + 10, longest(columns) * 0.82 + 34
-    step = CELL * len(columns) + 30
-    width, height = left + step * len(weights) + 20, top + CELL * len(rows) + 4
-    names = (label(left - 6, top + CELL * (i + 0.7), word) for i, word in enumerate(rows))
-    body = [*names]
-    for head, matrix in enumerate(weights.tolist()):
-        body += one_head(head, matrix, columns, left + step * head, top)
-    return drawing(width, height, title, body)
+    left, top = longest(rows) + 10, longest(columns) * 0.82 + 10
+    width, height = CELL * len(columns), CELL * len(rows)
+    names = [label(left - 6, top + CELL * (i + 0.7), word) for i, word in enumerate(rows)]
+    above = [
+        label(left + CELL * (j + 0.6), top - 6, word, "start", turned=True)
+        for j, word in enumerate(columns)
+    ]
+    size = f'width="{width:g}" height="{height:g}"'
+    frame = f'<rect x="{left:g}" y="{top:g}" {size} fill="none" stroke="currentColor"/>'
+    body = [*names, *above, frame, *cells(weights, left, top)]
+    return drawing(left + width + 40, top + height + 4, title, body)
 
 
-def one_head(
-    head: int, matrix: list[list[float]], columns: Sequence[str], left: float, top: float
-) -> Iterator[str]:
-    """Le caselle di una testa, le parole in alto, il suo numero."""
-    yield label(left + CELL * len(columns) / 2, 14.0, f"testa {head + 1}", "middle")
-    for j, word in enumerate(columns):
-        yield label(left + CELL * (j + 0.6), top - 6, word, "start", turned=True)
-    size = f'width="{CELL * len(columns):g}" height="{CELL * len(matrix):g}"'
-    yield f'<rect x="{left:g}" y="{top:g}" {size} fill="none" stroke="currentColor" opacity=".35"/>'
+def cells(weights: Float[Tensor, "m n"], left: float, top: float) -> Iterator[str]:
+    """Le caselle dei pesi che si vedono."""
+    side = f'width="{CELL - 2:g}" height="{CELL - 2:g}"'
     colour = 'fill="var(--md-accent-fg-color, #3f51b5)"'
-    for i, row in enumerate(matrix):
-        for j, weight in enumerate(row):
-            if weight >= FAINT:
-                place = f'x="{left + CELL * j + 1:g}" y="{top + CELL * i + 1:g}"'
-                side = f'width="{CELL - 2:g}" height="{CELL - 2:g}"'
-                yield f'<rect {place} {side} {colour} fill-opacity="{weight:.2f}"/>'
+    for i, j in (weights >= FAINT).nonzero().tolist():
+        place = f'x="{left + CELL * j + 1:g}" y="{top + CELL * i + 1:g}"'
+        yield f'<rect {place} {side} {colour} fill-opacity="{weights[i, j].item():.2f}"/>'
 
 
 def threads(
@@ -251,7 +245,7 @@ def threads(
     Solleva:
         ValueError: come `heat_map`.
     """
-    check_words(weights, rows, columns)
+    check_words(weights[0], rows, columns)
     left, across = longest(rows) + 8, 190.0
     right = left + across
     body = [label(left - 6, CELL * (i + 1) + 4, word) for i, word in enumerate(rows)]
@@ -272,7 +266,7 @@ def longest(words: Sequence[str]) -> float:
 
 def check_words(weights: Tensor, rows: Sequence[str], columns: Sequence[str]) -> None:
     """Una parola per riga e una per colonna."""
-    shape = [*weights.shape[1:]]
+    shape = [*weights.shape]
     given = [len(rows), len(columns)]
     require(given == shape, "rows, columns", f"{given} parole", f"{shape}, come i pesi")
 
@@ -285,7 +279,7 @@ def text_table(
     Solleva:
         ValueError: come `heat_map`.
     """
-    check_words(weights.unsqueeze(0), rows, columns)
+    check_words(weights, rows, columns)
     head = "".join(f'<th scope="col">{escape(word)}</th>' for word in columns)
     lines = (
         f'<tr><th scope="row">{escape(word)}</th>'

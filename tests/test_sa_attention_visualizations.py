@@ -195,28 +195,36 @@ ROWS, COLUMNS = ["io", "<tu>"], ["a", "b & c", "d"]
 
 
 def test_heat_map_has_a_cell_per_visible_weight():
-    """Ogni peso che si vede è una casella al suo posto, scura quanto vale."""
-    root = ET.fromstring(heat_map(WEIGHTS, ROWS, COLUMNS, "Una prova"))
-    cells = [it for it in root.iter(f"{SVG}rect") if it.get("fill-opacity")]
-    assert [float(it.get("fill-opacity")) for it in cells] == [
-        round(weight, 2) for weight in WEIGHTS.flatten().tolist() if weight >= FAINT
-    ]
-    first, second, third = cells[:3]
-    assert float(second.get("x")) - float(first.get("x")) == CELL
-    assert second.get("y") == first.get("y")
-    assert float(third.get("y")) - float(first.get("y")) == CELL
-    assert float(third.get("x")) - float(first.get("x")) == 2 * CELL
-    assert float(cells[3].get("x")) > float(third.get("x"))
+    """Ogni peso che si vede è una casella al suo posto, piena quanto vale."""
+    for weights in WEIGHTS:
+        root = ET.fromstring(heat_map(weights, ROWS, COLUMNS, "Una prova"))
+        frame, *cells = root.iter(f"{SVG}rect")
+        left, top = float(frame.get("x")), float(frame.get("y"))
+        assert (float(frame.get("width")), float(frame.get("height"))) == (3 * CELL, 2 * CELL)
+        visible = (weights >= FAINT).nonzero().tolist()
+        assert len(cells) == len(visible)
+        for cell, (i, j) in zip(cells, visible, strict=True):
+            assert float(cell.get("x")) == left + CELL * j + 1
+            assert float(cell.get("y")) == pytest.approx(top + CELL * i + 1, abs=0.01)
+            assert float(cell.get("width")) == float(cell.get("height")) == CELL - 2
+            assert float(cell.get("fill-opacity")) == round(weights[i, j].item(), 2)
+        words = {it.text: it for it in root.iter(f"{SVG}text")}
+        for i, word in enumerate(ROWS):
+            assert top + CELL * i < float(words[word].get("y")) < top + CELL * (i + 1)
+            assert float(words[word].get("x")) < left
+        for j, word in enumerate(COLUMNS):
+            assert left + CELL * j < float(words[word].get("x")) < left + CELL * (j + 1)
+            assert float(words[word].get("y")) < top
+            assert words[word].get("transform").startswith("rotate(-55 ")
 
 
 def test_drawings_say_their_words_and_title():
     """Titolo e parole ci sono, con i segni di HTML al sicuro, e dentro il foglio."""
-    for draw in (heat_map, threads):
-        text = draw(WEIGHTS, ROWS, COLUMNS, "Pesi & teste")
-        root = ET.fromstring(text)
+    for draw, weights in ((heat_map, WEIGHTS[0]), (threads, WEIGHTS)):
+        root = ET.fromstring(draw(weights, ROWS, COLUMNS, "Pesi & teste"))
         assert root.get("aria-label") == root.find(f"{SVG}title").text == "Pesi & teste"
         words = [it.text for it in root.iter(f"{SVG}text")]
-        assert set(ROWS) | set(COLUMNS) <= set(words)
+        assert words == [*ROWS, *COLUMNS]
         _, _, width, height = map(float, root.get("viewBox").split())
         for it in root.iter(f"{SVG}text"):
             assert 0 < float(it.get("x")) < width
@@ -224,8 +232,6 @@ def test_drawings_say_their_words_and_title():
         for it in root.iter(f"{SVG}rect"):
             assert float(it.get("x")) + float(it.get("width")) <= width
             assert float(it.get("y")) + float(it.get("height")) <= height
-    names = [it.text for it in ET.fromstring(heat_map(WEIGHTS, ROWS, COLUMNS, "x")).iter()]
-    assert {"testa 1", "testa 2"} <= set(names)
 
 
 def test_threads_join_who_looks_to_who_is_looked_at():
@@ -252,13 +258,13 @@ def test_table_says_the_same_numbers():
     assert rows == [["guarda", *COLUMNS], ["io", "75", "25", "0"], ["<tu>", "1", "0", "99"]]
 
 
-@pytest.mark.parametrize("draw", [heat_map, threads])
-def test_words_must_be_as_many_as_weights(draw):
+@pytest.mark.parametrize(
+    ("draw", "weights"), [(heat_map, WEIGHTS[0]), (threads, WEIGHTS), (text_table, WEIGHTS[0])]
+)
+def test_words_must_be_as_many_as_weights(draw, weights):
     message = r"rows, columns: dato: \[3, 2\] parole; atteso: \[2, 3\], come i pesi"
     with pytest.raises(ValueError, match=message):
-        draw(WEIGHTS, COLUMNS, ROWS, "x")
-    with pytest.raises(ValueError, match=message):
-        text_table(WEIGHTS[0], COLUMNS, ROWS, "x")
+        draw(weights, COLUMNS, ROWS, "x")
 
 
 # I ruoli.
