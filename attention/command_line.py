@@ -114,7 +114,7 @@ TOY = TransformerConfig(layers=2, d_model=64, d_ff=256, heads=4, dropout=0.0)
 """Un modello che su due core si addestra in minuti."""
 
 RECIPES = {
-    "giocattolo": Recipe(TOY, 3000, 800, 5400, 1600, 200, 14, write_sentences),
+    "giocattolo": Recipe(TOY, 3000, 800, 12_000, 1600, 200, 25, write_sentences),
     "alberi": Recipe(TOY, 1000, 2500, 2000, 500, 100, 10, write_trees),
     "lettore": Recipe(READER, 37_000, 25_000, 100_000, 4000, 1400, 5),
     "base": Recipe(BASE, 37_000, 25_000, 100_000, 4000, 1400, 5),

@@ -9,6 +9,8 @@ import torch
 from bs4 import BeautifulSoup
 
 from attention import Transformer, TransformerConfig, attention_weights, causal_mask
+from attention.beyond.grammar import pairs
+from attention.command_line import SHIPPED, load
 from attention.s3_model_architecture import evaluating
 from attention.s5_1_data_batching import END, START, Vocabulary, collate
 from attention.s6_1_machine_translation import beam_search
@@ -441,3 +443,40 @@ def test_special_tokens_are_the_corpus_ones(pair):
     """Il decoder comincia con l'inizio; da indovinare c'è la fine."""
     assert pair.target[0, 0] == START
     assert pair.expected[0, -1] == END
+
+
+# Il giocattolo di casa.
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return load(SHIPPED / "giocattolo")
+
+
+@pytest.fixture(scope="module")
+def heldout():
+    return list(pairs(5, 200, "heldout"))
+
+
+def test_a_head_of_the_toy_follows_the_participle(toy, heldout):
+    """Figure 3–5: una testa va da «haben» al participio più di ogni distanza fissa."""
+    readings = [read(*toy, it.german, it.italian) for it in heldout]
+    first, second = roles(readings, bracket)[:2]
+    _, fixed = best_distance(readings, bracket)
+    assert first.words >= 20
+    assert first.share > 1.5 * fixed
+    assert first.share > 1.5 * second.share
+
+
+def test_a_third_of_the_toy_s_heads_can_go(toy, heldout):
+    """B4: molte teste si tolgono con poco danno; senza nessuna la traduzione è persa."""
+    model, vocabulary = toy
+    batch = collate(
+        [(vocabulary.encode(it.german), vocabulary.encode(it.italian)) for it in heldout]
+    )
+    losses = pruned(model, batch)
+    assert len(losses) == 25
+    assert losses[8] < 3 * losses[0]
+    assert losses[24] > 20 * losses[0]
+    last = [head.place for head, _ in by_importance(model, batch)[-4:]]
+    assert last.count("cross") >= 3

@@ -127,7 +127,7 @@ VARIANTS = (
 )
 """Il giocattolo, e dieci modi di cambiarne una cosa sola."""
 
-STEPS = 800
+STEPS = 1200
 """I passi di ogni addestramento: meno di quelli della ricetta, perché sono molti."""
 
 WARMUP = 400
