@@ -77,7 +77,7 @@ def write_trees(folder: Path, seed: int) -> Files:
     for part, trees in vars(treebank(seed, 8_000, 500, 500)).items():
         sides = {
             "words": (" ".join(tree.words) for tree in trees),
-            "trees": (" ".join(parsing.linearize(parsing.anonymous(tree))) for tree in trees),
+            "trees": (" ".join(parsing.linearize(tree)) for tree in trees),
         }
         for name, lines in sides.items():
             with writing(folder / f"{part}.{name}") as file:
@@ -115,7 +115,7 @@ TOY = TransformerConfig(layers=2, d_model=64, d_ff=256, heads=4, dropout=0.0)
 
 RECIPES = {
     "giocattolo": Recipe(TOY, 3000, 800, 12_000, 1600, 200, 25, write_sentences),
-    "alberi": Recipe(TOY, 1000, 2500, 2000, 500, 100, 10, write_trees),
+    "alberi": Recipe(TOY, 1000, 2000, 5000, 1000, 200, 10, write_trees),
     "lettore": Recipe(READER, 37_000, 25_000, 100_000, 4000, 1400, 5),
     "base": Recipe(BASE, 37_000, 25_000, 100_000, 4000, 1400, 5),
     "big": Recipe(BIG, 37_000, 25_000, 300_000, 4000, 600, 20),
