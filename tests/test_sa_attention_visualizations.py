@@ -193,7 +193,9 @@ def test_reading_has_words_on_every_side(model, vocabulary):
 
 WEIGHTS = torch.tensor([[[0.75, 0.25, 0.0], [0.01, 0.0, 0.99]], [[0.0, 1.0, 0.0], [0.5, 0.5, 0.0]]])
 
-ROWS, COLUMNS = ["io", "<tu>"], ["a", "b & c", "d"]
+ROWS = ["io", "<tu>"]
+
+COLUMNS = ["a", "b & c", "d"]
 
 
 def test_heat_map_has_a_cell_per_visible_weight():
