@@ -202,6 +202,25 @@ def test_published_results_are_whole():
     assert sizes["1 testa"] == sizes["16 teste"] == sizes["il giocattolo"]
 
 
+def test_trends_of_the_published_runs():
+    """Che cosa è peggio, che cosa è meglio, che cosa non si distingue: con ogni seme."""
+    rows = {row.variant.name: row for row in table(read_runs())}
+    toy = rows["il giocattolo"]
+    for name in ("1 testa", "d_k = 4", "1 strato", "d_ff = 64"):
+        assert rows[name].lowest > toy.highest, name
+    assert rows["dropout 0,1"].highest < toy.lowest
+    for name in ("2 teste", "16 teste", "posizioni apprese"):
+        assert rows[name].lowest < toy.highest, name
+        assert rows[name].highest > toy.lowest, name
+    floor = {epsilon: -math.log(1 - epsilon) for epsilon in (0, 0.1, 0.2)}
+    bare = [
+        rows["ε_ls = 0"].loss - floor[0],
+        toy.loss - floor[0.1],
+        rows["ε_ls = 0,2"].loss - floor[0.2],
+    ]
+    assert max(bare) - min(bare) < 2 * (toy.highest - toy.lowest)
+
+
 # La curva.
 
 
