@@ -315,6 +315,11 @@ def closing(words: Sequence[str]) -> Bool[Tensor, "n n"]:
     return (torch.arange(len(words)) == len(words) - 1).expand(len(words), -1)
 
 
+def penultimate(words: Sequence[str]) -> Bool[Tensor, "n n"]:
+    """La parola prima del segno finale: il posto del participio, qualunque cosa vi stia."""
+    return (torch.arange(len(words)) == len(words) - 2).expand(len(words), -1)
+
+
 HAVE = frozenset(("habe", "hast", "hat", "haben", "habt"))
 """Il presente di «haben»."""
 
@@ -355,10 +360,11 @@ RELATIONS: dict[str, Relation] = {
     "sé stessa": at_distance(0),
     "parola seguente": at_distance(1),
     "segno finale": closing,
+    "penultimo posto": penultimate,
     "articolo → nome": noun_of,
     "haben → participio": bracket,
 }
-"""Ciò che si cerca nelle teste dell'encoder: quattro posizioni e due legami grammaticali."""
+"""Ciò che si cerca nelle teste dell'encoder: cinque posizioni e due legami grammaticali."""
 
 
 class Role(NamedTuple):

@@ -35,6 +35,7 @@ from attention.sa_attention_visualizations import (
     heat_map,
     loss_without,
     noun_of,
+    penultimate,
     pruned,
     read,
     roles,
@@ -351,6 +352,7 @@ def test_relations_are_positions_and_grammar():
         "sé stessa",
         "parola seguente",
         "segno finale",
+        "penultimo posto",
         "articolo → nome",
         "haben → participio",
     }
@@ -360,6 +362,7 @@ def test_relations_are_positions_and_grammar():
     assert pairs["parola seguente"] == [[0, 1], [1, 2], [2, 3], [3, 4]]
     assert pairs["sé stessa"] == [[i, i] for i in range(5)]
     assert pairs["segno finale"] == [[i, 4] for i in range(5)]
+    assert pairs["penultimo posto"] == [[i, 3] for i in range(5)]
     assert pairs["articolo → nome"] == [[0, 1]]
     assert pairs["haben → participio"] == [[2, 3]]
 
@@ -468,6 +471,8 @@ def test_a_head_of_the_toy_follows_the_participle(toy, heldout):
     assert first.words >= 20
     assert first.share > 1.5 * fixed
     assert first.share > 1.5 * second.share
+    there = next(role.share for role in roles(readings, penultimate) if role.head == first.head)
+    assert first.share > 2 * there
 
 
 def test_a_third_of_the_toy_s_heads_can_go(toy, heldout):
