@@ -190,8 +190,10 @@ def is_short(query: Tensor, key: Tensor) -> bool:
     Quanto siano corte si è misurato: lì il kernel fuso spende più a dividersi il lavoro che a
     farlo. In mezza precisione no: i punteggi sono al sicuro soltanto dentro il kernel.
     """
-    few = query.size(-2) * key.size(-2) <= SHORT and query.dtype.itemsize >= 4
-    return few and query.device.type == "cpu" and torch.is_grad_enabled()
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return False
+    few = query.size(-2) * key.size(-2) <= SHORT
+    return few and query.dtype.itemsize >= 4 and query.device.type == "cpu"
 
 
 def short_attention(
