@@ -203,7 +203,7 @@ def test_published_results_are_whole():
 
 
 def test_trends_of_the_published_runs():
-    """Che cosa è peggio, che cosa è meglio, che cosa non si distingue: con ogni seme."""
+    """Dove la perdita è maggiore o minore con ogni seme, dove i semi si sovrappongono."""
     rows = {row.variant.name: row for row in table(read_runs())}
     toy = rows["il giocattolo"]
     for name in ("1 testa", "d_k = 4", "1 strato"):
