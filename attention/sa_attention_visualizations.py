@@ -216,8 +216,9 @@ def heat_map(
     ]
     size = f'width="{width:g}" height="{height:g}"'
     frame = f'<rect x="{left:g}" y="{top:g}" {size} fill="none" stroke="currentColor"/>'
-    body = [*names, *above, frame, *cells(weights, left, top)]
-    return drawing(left + width + 40, top + height + 4, title, body)
+    below = label(left + width / 2, top + height + 18, title, "middle")
+    body = [*names, *above, frame, *cells(weights, left, top), below]
+    return drawing(left + width + 40, top + height + 24, title, body)
 
 
 def cells(weights: Float[Tensor, "m n"], left: float, top: float) -> Iterator[str]:
@@ -253,7 +254,7 @@ def threads(
     for head, i, j in (weights >= FAINT).nonzero().tolist():
         weight, colour = weights[head, i, j].item(), COLOURS[head % len(COLOURS)]
         ends = f'x1="{left:g}" y1="{CELL * (i + 1):g}" x2="{right:g}" y2="{CELL * (j + 1):g}"'
-        look = f'stroke-width="{1 + 4 * weight:.1f}" stroke-opacity="{weight:.2f}"'
+        look = f'stroke-width="{1 + 4 * weight:.1f}" stroke-opacity="{0.3 + 0.7 * weight:.2f}"'
         body.append(f'<line {ends} stroke="{colour}" {look}/>')
     height = CELL * (max(len(rows), len(columns)) + 1)
     return drawing(right + longest(columns) + 10, height, title, body)

@@ -65,7 +65,7 @@ def polyline(values: Sequence[float], top: float, marks: Sequence[float]) -> Ite
         return top + 150 * (1 - (math.log(value) - low) / (high - low))
 
     for mark in marks:
-        yield label(52.0, height(mark) + 4, f"{mark:g}".replace(".", ","))
+        yield label(52.0, height(mark) + 4, f"{mark:.5f}".rstrip("0").rstrip(".").replace(".", ","))
         yield f'<path d="M58 {height(mark):.1f}H400" stroke="currentColor" opacity=".2"/>'
     width = 342 / (len(values) - 1)
     points = " ".join(f"{58 + i * width:.1f},{height(it):.1f}" for i, it in enumerate(values))

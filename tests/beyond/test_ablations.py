@@ -250,6 +250,8 @@ def test_line_heights_are_logarithms():
     assert points.split() == ["58.0,180.0", "229.0,105.0", "400.0,30.0"]
     marks = [float(it) for it in re.findall(r"M58 ([0-9.]+)H", text)]
     assert marks == [180.0, 30.0]
+    small = "".join(polyline([1e-5, 1.0], 30.0, (1e-5, 1.0)))
+    assert re.findall(r">([^<]+)</text>", small) == ["0,00001", "1"]
 
 
 def test_drawing_has_loss_and_rate_of_every_window():
