@@ -265,6 +265,7 @@ def test_shipped_models_are_small_and_say_where_they_come_from(name):
     assert len(steps) == RECIPES[name].steps
 
 
+@pytest.mark.usefixtures("our_own_errors")
 def test_the_shipped_toy_still_translates(tmp_path, monkeypatch, capsys):
     """Le frasi con incontri mai visti, le prime cento; e senza --model si usa lui."""
     write_corpus(tmp_path, 2017, 1, 500)
@@ -280,12 +281,14 @@ def test_the_shipped_toy_still_translates(tmp_path, monkeypatch, capsys):
 SIDES = (("source", "heldout.de"), ("target", "heldout.it"))
 
 
+@pytest.mark.usefixtures("our_own_errors")
 def test_the_shipped_toy_s_corpus_can_be_written_again(tmp_path):
     """Le impronte annotate accanto al modello sono quelle del corpus che la ricetta scrive oggi."""
     files = command_line.write_sentences(tmp_path, 2017)
     assert {file.name: digest(file) for file in files} == shipped_origin("giocattolo")["corpus"]
 
 
+@pytest.mark.usefixtures("our_own_errors")
 def test_the_shipped_parser_still_parses(tmp_path):
     """§6.3: F1 sopra 95 su frasi con legami mai visti; l'albero è sempre sulle parole date."""
     trees = treebank(2017, 1, 1, 60).test
