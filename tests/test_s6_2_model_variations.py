@@ -264,7 +264,7 @@ def test_parameters_of_the_base_by_hand():
 
 
 def test_a_small_model_by_hand():
-    """Il caso a matita della pagina: 358 parametri, 407 con i termini costanti e un compito."""
+    """Il caso a matita della pagina: 358 parametri, 412 con i termini costanti."""
     config = TransformerConfig(
         layers=1, d_model=4, d_ff=5, heads=2, d_k=3, d_v=1, vocabulary=7, end_id=2
     )

@@ -12,7 +12,7 @@ from attention import Transformer, TransformerConfig, attention_weights, causal_
 from attention.beyond.grammar import pairs
 from attention.command_line import SHIPPED, load
 from attention.s3_model_architecture import evaluating
-from attention.s5_1_data_batching import END, START, Vocabulary, collate
+from attention.s5_1_data_batching import Vocabulary, collate
 from attention.s6_1_machine_translation import beam_search
 from attention.sa_attention_visualizations import (
     BEGINNING,
@@ -443,12 +443,6 @@ def test_pruning_goes_from_none_to_all(model, batch):
     assert losses[2] == loss_without(model, batch, order[:2])
     assert losses[-1] == loss_without(model, batch, order)
     assert all(map(math.isfinite, losses))
-
-
-def test_special_tokens_are_the_corpus_ones(pair):
-    """Il decoder comincia con l'inizio; da indovinare c'è la fine."""
-    assert pair.target[0, 0] == START
-    assert pair.expected[0, -1] == END
 
 
 # Il giocattolo di casa.

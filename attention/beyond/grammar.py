@@ -1969,7 +1969,7 @@ def write_corpus(folder: Path, seed: int, train: int, test: int) -> None:
 
 
 RARE = 1500
-"""Una parola è rara finché sta in meno di una frase su tante."""
+"""Una parola è rara finché sta in al più una frase su tante."""
 
 
 def is_useful(pair: Pair, counts: Counter[str], sentences: int) -> bool:
