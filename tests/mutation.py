@@ -1,6 +1,6 @@
 """Il punteggio di mutazione: quante alterazioni di un modulo fanno cadere i test della sua sezione.
 
-    python tests/mutation.py s3_2_attention s3_2_1_scaled_dot_product
+    python tests/mutation.py s3_2_attention beyond/grammar gpu_notes/sm_simulator
 
 cosmic-ray propone le alterazioni: un segno, un confronto, una costante, un `not`, un ciclo che
 non gira. Non contano quelle nelle annotazioni, che nessuno esegue, quelle che non sono Python, e
@@ -31,6 +31,8 @@ from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from weave.house import Triple  # noqa: E402
 
 WORKERS = max(1, len(os.sched_getaffinity(0)))
 PATIENCE = 5
@@ -270,19 +272,26 @@ def first_difference(source: str, mutated: str) -> tuple[int, str, str]:
     return next((i, a.strip(), b.strip()) for i, (a, b) in enumerate(pairs, 1) if a != b)
 
 
+def triple(stem: str) -> Triple:
+    """La terna di uno stelo: le note sulla GPU cominciano con `gpu_notes/`."""
+    note = stem.removeprefix("gpu_notes/")
+    return Triple("paper_it" if note == stem else "gpu_notes", note)
+
+
 def survives(stem: str, source: str) -> None:
     """Nel processo figlio: esce con 0 se tutti i test della sezione passano."""
+    section = triple(stem)
     with tempfile.TemporaryDirectory() as name, open(os.devnull, "w") as nowhere:
         folder = Path(name)
-        test = f"tests/test_{stem}.py"
-        shutil.copytree(ROOT / "attention", folder / "attention")
-        for file in ("pyproject.toml", "tests/conftest.py", test):
-            (folder / file).parent.mkdir(exist_ok=True)
+        for package in ("attention", "gpu_notes"):
+            shutil.copytree(ROOT / package, folder / package)
+        for file in ("pyproject.toml", "tests/conftest.py", section.test_path):
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / file, folder / file)
-        (folder / "attention" / f"{stem}.py").write_text(source, encoding="utf-8")
+        (folder / section.module_path).write_text(source, encoding="utf-8")
         os.chdir(folder)
         with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            result = pytest.main([*QUICK, test])
+            result = pytest.main([*QUICK, str(section.test_path)])
     sys.exit(result)
 
 
@@ -309,7 +318,7 @@ def run(stem: str, sources: list[str], patience: float) -> Iterator[tuple[int, b
 
 def score(stem: str) -> None:
     """Stampa i sopravvissuti di un modulo e la frazione di mutanti che i test riconoscono."""
-    source = (ROOT / "attention" / f"{stem}.py").read_text(encoding="utf-8")
+    source = (ROOT / triple(stem).module_path).read_text(encoding="utf-8")
     start = time.monotonic()
     ((_, passes),) = run(stem, [source], patience=600)
     if not passes:

@@ -246,6 +246,14 @@ def test_every_page_is_in_the_navigation() -> None:
     assert sorted(listed) == sorted(path.as_posix() for path in pages)
 
 
+def test_reference_index_leads_to_every_interface() -> None:
+    """Le pagine di riferimento non stanno nella barra: l'indice le elenca tutte."""
+    folder = ROOT / "docs" / "riferimento"
+    listed = re.findall(r"\]\(([\w/]+\.md)\)", (folder / "index.md").read_text(encoding="utf-8"))
+    pages = {path.relative_to(folder).as_posix() for path in folder.rglob("*.md")} - {"index.md"}
+    assert sorted(listed) == sorted(pages)
+
+
 def test_navigation_follows_the_paper() -> None:
     sections = [triple.page_path.as_posix() for triple in triples() if triple.shelf == "paper_it"]
     assert [path for path in navigation() if path in sections] == sections
@@ -451,7 +459,7 @@ def test_lost_test_is_noticed(link: tuple[str, str, str]) -> None:
 
 
 def test_test_without_an_address_is_noticed() -> None:
-    assert lost_test("main", "weave/__main__", "main").startswith("weave/__main__.py:19: ")
+    assert lost_test("score", "tests/mutation", "score").startswith("tests/mutation.py:")
 
 
 # La voce.

@@ -235,6 +235,14 @@ def test_what_cannot_be_split_says_where(source: str, line: int, words: str) -> 
     assert caught.value.line == line
 
 
+def test_start_from_the_command_line_has_a_name() -> None:
+    """`if __name__ == "__main__":` è una definizione come le altre; un altro `if` non ha nome."""
+    start = 'def main(): ...\n\n\nif __name__ == "__main__":\n    main()\n'
+    assert [fragment.name for fragment in split(start)] == ["main", "__main__"]
+    with pytest.raises(FragmentError, match="senza nome"):
+        split(start.replace("__name__", "__file__"))
+
+
 def test_file_is_read_without_translating_its_line_ends(tmp_path: Path) -> None:
     path = tmp_path / "windows.py"
     path.write_bytes(b"A = 1\r\n")

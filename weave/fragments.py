@@ -158,12 +158,17 @@ def _class(statement: ast.ClassDef, lines: list[str], name: str) -> Iterator[Uni
 
 
 def _name(statement: ast.stmt) -> str | None:
-    """Il nome che un'istruzione definisce, se ne definisce uno solo."""
+    """Il nome che un'istruzione definisce, se ne definisce uno solo.
+
+    L'avvio da riga di comando, `if __name__ == "__main__":`, si chiama `__main__`.
+    """
     match statement:
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
             return name
         case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
             return name
+        case ast.If(test=ast.Compare(left=ast.Name(id="__name__"))):
+            return "__main__"
     return None
 
 
