@@ -31,8 +31,9 @@ serve: $(READY)
 	@.venv/bin/python weave/prerequisites.py $(PORT)
 	$(RUN) mkdocs serve --dev-addr 127.0.0.1:$(PORT)
 
+# Un file di test per volta su ogni core, fino a quattro, con un thread ciascuno.
 test: $(READY)
-	$(RUN) pytest
+	OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 site: $(READY)
 	$(RUN) mkdocs build --strict

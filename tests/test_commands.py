@@ -19,6 +19,9 @@ import pytest
 from weave.house import ROOT
 from weave.prerequisites import busy_port
 
+TESTS = "-m pytest --numprocesses auto --maxprocesses 4 --dist loadfile"
+"""Il comando che `make test` dà a Python."""
+
 pytestmark = pytest.mark.skipif(
     shutil.which("make") is None and "CI" not in os.environ, reason="make non c'è"
 )
@@ -141,9 +144,9 @@ def test_the_first_run_installs_and_the_second_does_not(clone: Clone) -> None:
     assert venv == "-m venv --clear .venv"
     assert "--index-url https://download.pytorch.org/whl/cpu" in torch
     assert everything == "-m pip install --constraint constraints.txt --editable .[dev]"
-    assert tests == "-m pytest"
+    assert tests == TESTS
     clone.make("test")
-    assert clone.commands() == ["-m pytest"]
+    assert clone.commands() == [TESTS]
 
 
 @pytest.mark.parametrize("changed", ["pyproject.toml", "constraints.txt"])
@@ -162,7 +165,7 @@ def test_out_of_reach_cpu_index_falls_through_and_says_so(clone: Clone) -> None:
     done = clone.make("test")
     assert done.returncode == 0
     assert "torch arriverà da PyPI" in done.stdout
-    assert clone.commands()[-1] == "-m pytest"
+    assert clone.commands()[-1] == TESTS
 
 
 def test_cuda_is_asked_for_once_and_stays(clone: Clone) -> None:
@@ -170,7 +173,7 @@ def test_cuda_is_asked_for_once_and_stays(clone: Clone) -> None:
     clone.make("test", "CUDA=1")
     assert not any("--index-url" in command for command in clone.commands())
     clone.make("test")
-    assert clone.commands() == ["-m pytest"]
+    assert clone.commands() == [TESTS]
 
 
 def test_macos_takes_torch_from_pypi(clone: Clone) -> None:

@@ -4,6 +4,7 @@ Un errore qui deve fermare la costruzione del sito: superfences inghiotte ogni e
 `SuperFencesException`, perciò è questa che solleviamo.
 """
 
+import re
 from collections.abc import Callable
 from functools import partial
 from html import escape
@@ -16,6 +17,9 @@ from pymdownx.superfences import SuperFencesException
 
 from weave.fragments import HEAD, Fragment, FragmentError, split_file
 from weave.house import ROOT, page_url, source_url, triple_of
+
+PLAIN = re.compile(r'<span class="[nw]">([^<]*)</span>')
+"""Un nome o uno spazio del codice colorato."""
 
 
 def codice(source: str, *_: Any, repository: str = "", **__: Any) -> str:
@@ -75,12 +79,16 @@ def _find(path: Path, name: str, address: str) -> Fragment:
 
 
 def _figure(fragment: Fragment, anchor: str, title: str) -> str:
-    """Il codice colorato, con i numeri di riga veri; le righe vuote iniziali contate a parte."""
+    """Il codice colorato, con i numeri di riga veri; le righe vuote iniziali contate a parte.
+
+    Nomi e spazi hanno il colore del testo: non serve dirlo parola per parola.
+    """
     code = fragment.text[fragment.blank_lines :].rstrip("\n")
     first = fragment.line + fragment.blank_lines
     html = Highlight(Markdown(), linenums_style="pymdownx-inline", stripnl=False).highlight(
         code, "python", linestart=first, classes=[]
     )
+    html = PLAIN.sub(r"\1", html)
     return (
         f'<figure class="codice" id="{escape(anchor)}" data-blank-lines="{fragment.blank_lines}">'
         f"<figcaption>{title}</figcaption>{html}</figure>"
