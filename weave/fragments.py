@@ -6,6 +6,7 @@ file byte per byte, per costruzione. I commenti sopra una definizione le apparte
 """
 
 import ast
+import functools
 import io
 import itertools
 from collections.abc import Iterator
@@ -59,11 +60,18 @@ def split_file(path: Path) -> list[Fragment]:
 def split(source: str) -> list[Fragment]:
     """Divide il sorgente di un modulo nei suoi frammenti, nell'ordine del file.
 
+    Una pagina chiede lo stesso modulo decine di volte: un testo già diviso non si divide di nuovo.
+
     Solleva:
         FragmentError: se il sorgente non è Python valido o non ha fine riga Unix; se
             un'istruzione non ha nome; se due definizioni hanno lo stesso nome o stanno sulla
             stessa riga; se resta del testo dopo l'ultima definizione.
     """
+    return list(_split(source))
+
+
+@functools.lru_cache(maxsize=64)
+def _split(source: str) -> tuple[Fragment, ...]:
     lines = _lines(source)
     fragments: list[Fragment] = []
     seen: dict[str, int] = {}
@@ -84,7 +92,7 @@ def split(source: str) -> list[Fragment]:
         raise FragmentError(
             start, "c'è del testo dopo l'ultima definizione: va spostato prima, o tolto"
         )
-    return fragments
+    return tuple(fragments)
 
 
 def _lines(source: str) -> list[str]:
