@@ -27,6 +27,11 @@ settings.load_profile("casa")
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="qui non c'è una GPU CUDA")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Le prove del sito, che sono le più lunghe, cominciano per prime: le altre vanno accanto."""
+    items.sort(key=lambda item: item.path.stem != "test_site")
+
+
 @pytest.fixture(autouse=True)
 def _repeatable() -> None:
     """Ogni test comincia dallo stesso punto della successione casuale."""

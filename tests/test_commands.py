@@ -19,7 +19,7 @@ import pytest
 from weave.house import ROOT
 from weave.prerequisites import busy_port
 
-TESTS = "-m pytest --numprocesses auto --maxprocesses 4 --dist loadfile"
+TESTS = "-m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder"
 """Il comando che `make test` dà a Python."""
 
 pytestmark = pytest.mark.skipif(
@@ -140,10 +140,11 @@ def test_the_python_asked_for_is_the_one_used(clone: Clone) -> None:
 def test_the_first_run_installs_and_the_second_does_not(clone: Clone) -> None:
     clone.recording_python("python3")
     assert clone.make("test").returncode == 0
-    *_, venv, torch, everything, tests = clone.commands()
+    *_, venv, torch, everything, compilers, tests = clone.commands()
     assert venv == "-m venv --clear .venv"
     assert "--index-url https://download.pytorch.org/whl/cpu" in torch
     assert everything == "-m pip install --constraint constraints.txt --editable .[dev]"
+    assert compilers == "-m pip install --constraint constraints.txt --editable .[compilers]"
     assert tests == TESTS
     clone.make("test")
     assert clone.commands() == [TESTS]
