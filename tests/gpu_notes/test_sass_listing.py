@@ -643,6 +643,23 @@ def test_the_command_reports_errors_in_a_line(tmp_path, capsys):
     assert "niente.cu" in capsys.readouterr().err
 
 
+SHORT_ANSWERS = """
+extern "C" __global__ void divide(int *x, int a, int b) { x[0] = a / b; }
+extern "C" __global__ void store(int *x, int a, int b) { x[0] = a; }
+extern "C" __global__ void clock(long long *x) { x[0] = clock64(); }
+"""
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_120"])
+def test_integer_division_is_a_score_of_instructions_and_the_clock_is_one(tools, arch):
+    """Una divisione intera si espande attorno a MUFU.RCP; il contatore dei cicli è CS2R."""
+    kernels = parse(compile_cuda(SHORT_ANSWERS, arch))
+    extra = len(kernels["divide"]) - len(kernels["store"])
+    assert 20 <= extra <= 30
+    assert "MUFU" in census(kernels["divide"])
+    assert census(kernels["clock"])["CS2R"] == 1
+
+
 def test_names_of_the_listings():
     """Sorgente, architettura, variante."""
     assert Recipe("spill.cu", "sm_80", "r32").name == "spill.sm_80.r32.sass"
