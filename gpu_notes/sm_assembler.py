@@ -145,7 +145,7 @@ OPCODES = {
 }
 """Tutte le istruzioni della macchina."""
 
-SPECIAL = {"LANE": 0, "WARP": 1, "WARPS": 2, "TID": 3}
+SPECIAL = ("LANE", "WARP", "WARPS", "TID")
 """I registri speciali: la corsia, il warp, quanti warp ci sono, e 32 · warp + corsia."""
 
 
@@ -363,32 +363,42 @@ EXPECTED = {
 
 def _operand(program: Program, line: int, kind: str, text: str) -> Operand:
     """Un operando del tipo atteso, oppure un errore che dice che cosa ci voleva."""
-    found: Operand | None = None
-    register = _register(text)
-    if kind in "Dr" and register is not None:
-        found = Operand(kind, register)
-    elif kind == "P" and re.fullmatch(r"P[0-6]", text):
-        found = Operand(kind, int(text[1:]))
-    elif kind in "ifx":
-        found = _source(program, kind, text)
-    elif kind == "m" and (match := re.fullmatch(r"\[(.+)\]", text)):
-        found = _address(program, match[1])
-    elif kind == "l" and text in program.labels:
-        found = Operand(kind, program.labels[text])
-    elif kind == "b" and re.fullmatch(r"B([0-9]|1[0-5])", text):
-        found = Operand(kind, int(text[1:]))
-    elif kind == "s" and text in SPECIAL:
-        found = Operand(kind, SPECIAL[text])
+    found: Operand | None
+    match kind:
+        case "i" | "f" | "x":
+            found = _source(program, kind, text)
+        case "m":
+            found = _address(program, text)
+        case _:
+            value = _value(program, kind, text)
+            found = None if value is None else Operand(kind, value)
     if found is None:
         raise ProgramError.at(line, f"operando «{text}»: atteso {EXPECTED[kind]}")
     return found
 
 
+def _value(program: Program, kind: str, text: str) -> int | None:
+    """Il numero di un operando che è soltanto un nome: registro, predicato, etichetta, barriera."""
+    match kind:
+        case "P":
+            return _numbered(r"P([0-6])", text)
+        case "b":
+            return _numbered(r"B([0-9]|1[0-5])", text)
+        case "l":
+            return program.labels.get(text)
+        case "s":
+            return SPECIAL.index(text) if text in SPECIAL else None
+    return _register(text)
+
+
+def _numbered(pattern: str, text: str) -> int | None:
+    match = re.fullmatch(pattern, text)
+    return int(match[1]) if match else None
+
+
 def _register(text: str) -> int | None:
-    if text == "RZ":
-        return RZ
-    match = re.fullmatch(r"R(\d+)", text)
-    return int(match[1]) if match and int(match[1]) < RZ else None
+    number = RZ if text == "RZ" else _numbered(r"R(\d+)", text)
+    return number if text == "RZ" or number in range(RZ) else None
 
 
 def _source(program: Program, kind: str, text: str) -> Operand | None:
@@ -406,8 +416,11 @@ def _source(program: Program, kind: str, text: str) -> Operand | None:
 
 
 def _address(program: Program, text: str) -> Operand | None:
-    """Un indirizzo: un registro e degli scostamenti, numeri o nomi, sommati."""
-    base, *others = re.split(r"\s*\+\s*", text)
+    """Un indirizzo fra quadre: un registro e degli scostamenti, numeri o nomi, sommati."""
+    match = re.fullmatch(r"\[(.+)\]", text)
+    if not match:
+        return None
+    base, *others = re.split(r"\s*\+\s*", match[1])
     register = _register(base)
     offsets = others if register is not None else [base, *others]
     values = [

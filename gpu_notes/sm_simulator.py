@@ -733,7 +733,7 @@ def timeline_svg(result: Run, title: str, first: int = 0, last: int = 100) -> st
     used = [name for name in NAMES if name in result.by_unit]
     body = "".join([*shapes, *_ruler(first, last, step, height), *_legend(used, height + 26)])
     return (
-        f'<svg viewBox="-2 -4 470 {height + 37}" role="img" font-size="10" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-2 -4 470 {height + 37}" role="img" font-size="10" '
         f'fill="currentColor"><title>{escape(title)}</title>{body}</svg>'
     )
 
@@ -776,6 +776,13 @@ def report(result: Run) -> str:
     return "\n".join(rows)
 
 
+def save(path: Path, text: str) -> None:
+    """Scrive un file intero o niente: prima con un altro nome, poi con il suo."""
+    partial = path.with_name(f"{path.name}.parziale")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Il comando: assembla un file, lo esegue, stampa risultati e linea del tempo."""
     parser = argparse.ArgumentParser(
@@ -785,15 +792,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--warps", type=int, default=1, help="quanti warp (1)")
     parser.add_argument("--partitions", type=int, default=1, help="quante partizioni (1)")
     parser.add_argument("--cycles", type=int, default=100, help="cicli da disegnare (100)")
+    parser.add_argument("--drawing", type=Path, help="scrive anche il disegno, in SVG")
     options = parser.parse_args(arguments)
     try:
         program = assemble(options.program.read_text(encoding="utf-8"))
         result = run(program, options.warps, options.partitions)
+        last = max(1, min(options.cycles, result.cycles))
+        if options.drawing:
+            save(options.drawing, timeline_svg(result, str(options.program), last=last))
     except (OSError, ValueError) as error:
         print(f"{options.program}: {error}", file=sys.stderr)
         return 1
     print(report(result))
-    print(timeline(result, last=min(options.cycles, result.cycles)))
+    print(timeline(result, last=last))
     return 0
 
 

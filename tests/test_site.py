@@ -324,6 +324,7 @@ def visit(page: Page, address: str, url: str, scheme: str) -> Visit:
     if page.viewport_size["width"] == WIDE:
         violations = axe(page)
         page.emulate_media(color_scheme="dark")
+        page.wait_for_function(f"{SCHEME} === 'slate'")
         schemes.append(page.evaluate(SCHEME))
         violations += axe(page, "{runOnly: ['color-contrast']}")
     else:

@@ -1,6 +1,7 @@
 """L'assemblatore dell'SM in miniatura: che cosa capisce, che cosa rifiuta, e come lo dice."""
 
 import math
+from dataclasses import FrozenInstanceError
 from fractions import Fraction
 
 import numpy as np
@@ -72,6 +73,18 @@ def test_rounding_twice_would_be_wrong() -> None:
     assert twice[0] > once[0]
 
 
+def test_ffma_rounds_once_near_every_kind_of_tie() -> None:
+    """Somme vicinissime alla metà fra due FP32: sopra, sotto, con resti più piccoli di un FP64."""
+    generator = np.random.default_rng(11)
+    for _ in range(3000):
+        step = int(generator.integers(1, 1500)) * 2**-23
+        exponent, sign = int(generator.integers(-20, 20)), int(generator.choice([-1, 1]))
+        a, b = row((1 + step) * 2.0**exponent), row(sign * (1 - step) * 2.0**-24)
+        c = row(float(generator.choice([-1, 1])) * generator.uniform(1, 2) * 2.0**exponent)
+        exact = Fraction(float(a[0])) * Fraction(float(b[0])) + Fraction(float(c[0]))
+        assert fused_multiply_add(a, b, c)[0] == nearest(exact)
+
+
 def test_ffma_is_not_a_product_and_a_sum() -> None:
     """Prodotto e somma separati arrotondano due volte: qui perdono tutto il risultato."""
     a = row(1 + 2**-12)
@@ -97,8 +110,8 @@ def test_bf16_rounding_is_torch_s() -> None:
     x = torch.cat([x, ties])
     ours = to_bf16(x.numpy()).astype(np.uint16)
     assert (ours == x.bfloat16().view(torch.uint16).numpy()).all()
-    nan = to_bf16(np.array([0x7F800001, 0xFFFFFFFF], np.uint32).view(np.float32))
-    assert np.isnan((nan << 16).astype(np.uint32).view(np.float32)).all()
+    nan = to_bf16(np.array([0x7F800001, 0xFFFFFFFF, 0x7F810000], np.uint32).view(np.float32))
+    assert nan.tolist() == [0x7FC0, 0xFFFF, 0x7FC1]
 
 
 def test_packing_puts_the_second_number_low() -> None:
@@ -151,6 +164,14 @@ def test_numbers_are_bits() -> None:
     assert one("MOV R1, -inf").operands[1].value == 0xFF800000
     assert one("MOV R1, 3").operands[1].value == 3
     assert one("MOV R1, 4294967295").operands[1].value == 0xFFFFFFFF
+    assert one("MOV R1, -2147483648").operands[1].value == 0x80000000
+
+
+def test_an_assembled_instruction_does_not_change() -> None:
+    """Un'istruzione è un valore; un operando senza altro non ha segno né scostamento."""
+    with pytest.raises(FrozenInstanceError):
+        one("NOP").line = 7
+    assert one("S2R R3, LANE").operands[0] == ("D", 3, False, 0)
 
 
 def test_a_minus_belongs_to_a_source() -> None:
@@ -184,6 +205,15 @@ def test_a_matrix_instruction_uses_fourteen_registers() -> None:
     assert instruction.reads == (12, 13, 14, 15, 16, 17, 20, 21, 22, 23)
     assert instruction.writes == (24, 25, 26, 27)
     assert instruction.unit == "TENSOR"
+
+
+def test_special_numbers_are_those_of_the_machine_code() -> None:
+    """RZ è il registro 255 e PT il predicato 7, come nel SASS; R254 e P6 sono gli ultimi veri."""
+    assert (RZ, PT) == (255, 7)
+    assert one("IADD R254, R253, R0").writes == (254,)
+    assert one("ISETP.LT P6, R0, R1").operands[0].value == 6
+    names = ("LANE", "WARP", "WARPS", "TID")
+    assert [one(f"S2R R0, {name}").operands[1].value for name in names] == [0, 1, 2, 3]
 
 
 def test_zero_register_is_neither_read_nor_written() -> None:
@@ -273,7 +303,9 @@ def test_conversion_to_integer_truncates() -> None:
         ("FADD R1, R2, 1\nEXIT", 1, "«1»: atteso un registro o un numero con il punto"),
         ("IADD R1, R2, 1.5\nEXIT", 1, "«1.5»: atteso un registro, un intero o un nome"),
         ("IADD R1, R2, 4294967296\nEXIT", 1, "«4294967296»"),
+        ("IADD R1, R2, 4294967297\nEXIT", 1, "«4294967297»"),
         ("IADD R1, R2, -2147483649\nEXIT", 1, "«-2147483649»"),
+        ("MOV R256, 1\nEXIT", 1, "«R256»: atteso un registro"),
         ("MOV R255, 1\nEXIT", 1, "«R255»: atteso un registro"),
         ("ISETP.LT P7, R1, R2\nEXIT", 1, "«P7»: atteso un predicato"),
         ("LDG R1, R2\nEXIT", 1, "«R2»: atteso un indirizzo"),

@@ -729,6 +729,19 @@ def test_command_runs_a_program(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(len(row) for row in printed.splitlines()[-10:]) <= 8 + 50
 
 
+def test_command_draws_the_timeline(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Con --drawing il comando scrive il disegno, e non lascia file a metà."""
+    drawing = tmp_path / "tempo.svg"
+    assert main([str(PROGRAMS / "softmax.sm"), "--cycles", "40", "--drawing", str(drawing)]) == 0
+    result = run(assemble(source("softmax")))
+    assert drawing.read_text(encoding="utf-8") == timeline_svg(
+        result, str(PROGRAMS / "softmax.sm"), last=40
+    )
+    assert list(tmp_path.iterdir()) == [drawing]
+    assert main([str(PROGRAMS / "softmax.sm"), "--drawing", str(tmp_path / "manca" / "x")]) == 1
+    assert "manca" in capsys.readouterr().err
+
+
 def test_command_reports_errors(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     """Un errore esce in una riga, con il file, la riga e la causa, e il codice 1."""
     wrong = tmp_path / "mio.sm"
