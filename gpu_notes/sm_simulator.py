@@ -287,14 +287,14 @@ class Machine:
                 if now > self.parameters.limit:
                     raise ProgramError(f"il programma non finisce in {self.parameters.limit} cicli")
                 issued = [self.issue(partition, now) for partition in range(self.partitions)]
-                now = now + 1 if any(issued) else self.next_cycle(living, now)
+                now = now + 1 if any(issued) else self.next_cycle(living)
 
-    def next_cycle(self, living: Sequence[Warp], now: int) -> int:
+    def next_cycle(self, living: Sequence[Warp]) -> int:
         """Il primo ciclo, dopo questo, in cui qualcuno può partire."""
         waiting = [warp for warp in living if not warp.at_barrier]
         if not waiting:
             raise ProgramError("tutti i warp aspettano a BAR.SYNC: nessuno può più arrivare")
-        return max(now + 1, min(max(warp.earliest, self.unit_free(warp)) for warp in waiting))
+        return min(max(warp.earliest, self.unit_free(warp)) for warp in waiting)
 
     def instruction(self, warp: Warp) -> Instruction:
         return self.program.instructions[warp.groups[0].pc]
@@ -324,7 +324,6 @@ class Machine:
         mask = warp.guarded(instruction)
         self.events.append(Issue(now, warp.index, warp.groups[0].pc, mask, warp.earliest))
         self.free[self.unit(warp)] = now + INTERVAL[instruction.unit]
-        warp.free_at = now + 1
         handler = HANDLERS.get(instruction.name.split(".")[0], Machine.arithmetic)
         arrival = handler(self, warp, instruction, mask, now)
         for register in instruction.writes:
@@ -454,7 +453,7 @@ class Machine:
         turns = self.parameters.forward_progress
         warp.branch(mask, instruction.letter("l").value, turns)
         warp.free_at = now + self.parameters.alu_latency
-        return warp.free_at
+        return now
 
     def mark(self, warp: Warp, instruction: Instruction, mask: int, now: int) -> int:
         """BSSY: segna chi c'è adesso, cioè chi il BSYNC dovrà aspettare."""
@@ -463,7 +462,7 @@ class Machine:
             cause = f"BSSY B{barrier} mentre altre corsie aspettano già lì: portalo fuori dal ciclo"
             raise ProgramError.at(instruction.line, cause)
         warp.convergence[barrier] = warp.groups[0].mask
-        return now + 1
+        return now
 
     def reconverge(self, warp: Warp, instruction: Instruction, mask: int, now: int) -> int:
         """BSYNC: aspetta i segnati."""
@@ -471,7 +470,7 @@ class Machine:
         if warp.groups[0].mask & ~warp.convergence[barrier]:
             raise ProgramError.at(instruction.line, f"BSYNC B{barrier} senza il suo BSSY")
         warp.wait(barrier)
-        return now + 1
+        return now
 
     def barrier(self, warp: Warp, instruction: Instruction, mask: int, now: int) -> int:
         """BAR.SYNC: i warp del blocco si aspettano; l'ultimo che arriva li libera tutti."""
@@ -479,13 +478,13 @@ class Machine:
             raise ProgramError.at(instruction.line, "BAR.SYNC con il warp diviso: prima BSYNC")
         warp.at_barrier = True
         self.release(now)
-        return now + 1
+        return now
 
     def leave(self, warp: Warp, instruction: Instruction, mask: int, now: int) -> int:
         """EXIT: le corsie accese hanno finito."""
         warp.exit(mask)
         self.release(now)
-        return now + 1
+        return now
 
     def release(self, now: int) -> None:
         """Se tutti i warp vivi sono alla barriera, ripartono."""
@@ -498,7 +497,7 @@ class Machine:
 
     def nothing(self, warp: Warp, instruction: Instruction, mask: int, now: int) -> int:
         """NOP: passa un ciclo."""
-        return now + 1
+        return now
 
 
 def _span(first: int, count: int) -> list[int]:
@@ -538,7 +537,7 @@ def tile(registers: Array, matrix: str, places: tuple[Array, Array]) -> Array:
 
 
 Handler = Callable[[Machine, Warp, Instruction, int, int], int]
-"""Chi esegue un'istruzione: restituisce il ciclo in cui il risultato arriva."""
+"""Chi esegue un'istruzione: restituisce il ciclo in cui il risultato arriva, se ce n'è uno."""
 
 HANDLERS: dict[str, Handler] = {
     "ISETP": Machine.compare,

@@ -348,6 +348,7 @@ FADD R1, R1, R3"""
     ("code", "cause"),
     [
         ("LDG R1, [X+128]", "riga 2: LDG R1, [X+128]: la corsia 0 del warp 0 va fuori"),
+        ("LDG R1, [X+128]", "al byte 128"),
         ("LDG R1, [X+-4]", "va fuori da ogni array, al byte -4"),
         ("LDG R1, [X+2]", "indirizzo 2: atteso un multiplo di 4"),
         ("LDG.64 R2, [X+4]", "indirizzo 4: atteso un multiplo di 8"),
@@ -403,6 +404,12 @@ def test_float_comparison_and_negated_source() -> None:
     """FSETP confronta reali, e il meno davanti a una sorgente vale anche lì."""
     code = "I2F R2, R0\nMOV R1, 0.0\nFSETP.LE P0, -R2, -3.5\n@P0 MOV R1, 1.0"
     assert lane_values(code) == [0.0] * 4 + [1.0] * 28
+
+
+def test_the_last_register_works() -> None:
+    """I registri sono 255: R254 si scrive, si aspetta e si legge come gli altri."""
+    assert lane_values("MOV R254, 3.0\nFADD R1, R254, R254") == [6.0] * 32
+    assert issues("MUFU.EX2 R254, R2\nFADD R5, R254, R1\nEXIT")[1] == 18
 
 
 def test_zero_register_stays_zero() -> None:
@@ -699,6 +706,36 @@ def test_drawing_has_a_title_and_a_rectangle_per_mark() -> None:
     assert "<title>due warp &amp; una barriera</title>" in drawing
     inside = [mark for cycle, _warp, mark in marks(small()) if cycle < 12]
     assert drawing.count("<rect") == len(inside) + 3
+
+
+def test_drawing_by_hand() -> None:
+    """Dodici cicli larghi 460: ogni segno al suo posto, i numeri sotto, la legenda in fila."""
+    drawing = timeline_svg(small(), "due warp", last=12)
+    for piece in (
+        'viewBox="-2 -4 470 69"',
+        '<rect x="0.00" y="1" width="38.33" height="13" fill="#c8571b"/>',
+        '<rect x="0.00" y="23" width="38.33" height="1.5" opacity="0.7"/>',
+        '<rect x="38.33" y="7" width="38.33" height="1.5" opacity="0.25"/>',
+        '<rect x="268.33" y="7" width="38.33" height="1.5" opacity="0.5"/>',
+        '<text x="38.3" y="41">1</text>',
+        '<rect x="0" y="50" width="9" height="9" fill="#7d7f86"/><text x="12" y="58">interi</text>',
+        '<rect x="78" y="50" width="9" height="9" fill="#c8571b"/><text x="90" y="58">FP32</text>',
+        '<rect x="156" y="50" width="9" height="9" fill="#9a7b12"/><text x="168" y="58">controllo',
+    ):
+        assert piece in drawing
+
+
+def test_drawing_scales_with_the_window() -> None:
+    """Un numero ogni decimo della finestra, che di solito è di cento cicli; niente sparisce."""
+    drawing = timeline_svg(small(), "due warp")
+    assert drawing == timeline_svg(small(), "due warp", first=0, last=100)
+    assert drawing.count("<text") == 10 + 3
+    assert '<text x="46.0" y="41">10</text>' in drawing
+    assert 'width="1.20"' in timeline_svg(small(), "due warp", last=1000)
+    assert timeline(small()) == timeline(small(), 0, 100)
+    later = timeline_svg(small(), "due warp", first=4, last=16)
+    assert '<rect x="0.00" y="1" width="38.33" height="13" fill="#c8571b"/>' in later
+    assert '<text x="0.0" y="41">4</text>' in later
 
 
 def test_counts_of_a_run() -> None:
