@@ -73,6 +73,14 @@ def test_rounding_twice_would_be_wrong() -> None:
     assert twice[0] > once[0]
 
 
+def test_ffma_sends_exact_ties_to_the_even_neighbour() -> None:
+    """Una somma esattamente a metà fra due FP32 va al pari: una volta in giù, una in su."""
+    half = row(2**-12)
+    assert fused_multiply_add(half, half, row(1.0))[0] == 1.0
+    assert fused_multiply_add(half, half, row(1 + 2**-23))[0] == 1 + 2**-22
+    assert fused_multiply_add(half, -half, row(-1.0))[0] == -1.0
+
+
 def test_ffma_rounds_once_near_every_kind_of_tie() -> None:
     """Somme vicinissime alla metà fra due FP32: sopra, sotto, con resti più piccoli di un FP64."""
     generator = np.random.default_rng(11)
@@ -322,6 +330,7 @@ def test_conversion_to_integer_truncates() -> None:
         ("EXIT\nBRA fine\nfine:", 2, "non è davanti a un'istruzione"),
         ("BSSY B0, qui\nqui: BSYNC B1\nEXIT", 1, "non c'è BSYNC B0"),
         ("BSSY B0, qui\nqui: EXIT", 1, "non c'è BSYNC B0"),
+        ("BSSY B2, qui\nqui: BSYNC B1\nEXIT", 1, "non c'è BSYNC B2"),
         (".const A uno\nEXIT", 1, "direttiva «.const A uno» non capita"),
         (".global A 0\nEXIT", 1, "direttiva «.global A 0» non capita"),
         (".global A 2x\nEXIT", 1, "non capita"),

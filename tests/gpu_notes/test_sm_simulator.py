@@ -689,6 +689,9 @@ def test_timeline_by_hand() -> None:
 def test_timeline_can_show_a_window() -> None:
     """Si può guardare un tratto solo."""
     assert timeline(small(), 4, 6).splitlines() == ["warp  0 f-", "warp  1 .f"]
+    assert timeline(small(), 3, 8).splitlines() == ["warp  0 .f-c|", "warp  1 ..f-c"]
+    long = run(assemble(FFMA_CHAIN))
+    assert timeline(long) == timeline(long, 0, 100) != timeline(long, 0, 101)
 
 
 def test_marks_cover_every_cycle_of_a_warp() -> None:
@@ -762,6 +765,7 @@ def test_command_runs_a_program(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(PROGRAMS / "softmax.sm"), "--warps", "10", "--cycles", "50"]) == 0
     printed = capsys.readouterr().out
     assert "Y =" in printed
+    assert f"cicli: {run(assemble(source('softmax')), 10, 1).cycles}\n" in printed
     assert printed.splitlines()[-1].startswith("warp  9 ")
     assert max(len(row) for row in printed.splitlines()[-10:]) <= 8 + 50
 
