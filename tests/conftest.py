@@ -5,11 +5,13 @@ e beartype le verifica. Il gancio va messo prima che il pacchetto venga importat
 """
 
 import ctypes
+import importlib.util
 import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,6 +71,57 @@ def compile_fortran(tmp_path: Path) -> Callable[[str], ctypes.CDLL]:
         return ctypes.CDLL(str(library))
 
     return compile_text
+
+
+@pytest.fixture
+def with_nvidia_header(tmp_path: Path) -> Callable[[str], list[int]]:
+    """Una funzione che esegue un testo C con `cuda_occupancy.h` e legge i numeri che stampa."""
+    triton = importlib.util.find_spec("triton")
+    if triton is None or triton.origin is None or shutil.which("gcc") is None:
+        reason = "mancano cuda_occupancy.h (è nel pacchetto triton) o gcc"
+        (pytest.fail if "CI" in os.environ else pytest.skip)(reason)
+    folder = Path(triton.origin).parent / "backends" / "nvidia" / "include"
+
+    def execute(body: str) -> list[int]:
+        source, program = tmp_path / "limits.c", tmp_path / "limits"
+        heads = "#include <stdio.h>\n#include <cuda_occupancy.h>\n"
+        source.write_text(f"{heads}int main(void) {{ {body} }}\n", encoding="utf-8")
+        subprocess.run(["gcc", "-w", f"-I{folder}", source, "-o", program], check=True)
+        done = subprocess.run([program], check=True, capture_output=True, text=True)
+        return [int(word) for word in done.stdout.split()]
+
+    return execute
+
+
+@pytest.fixture
+def nvidia_occupancy(
+    with_nvidia_header: Callable[[str], list[int]],
+) -> Callable[[Any, list[tuple[int, int, int]]], list[tuple[int, int]]]:
+    """Blocchi presenti e risorse che li limitano, per terne (thread, registri, byte condivisi)."""
+
+    def ask(gpu: Any, cases: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
+        major, minor = gpu.capability.split(".")
+        shared = gpu.shared_kib * 1024
+        body = f"""
+            struct cudaOccDeviceProp p = {{{major}, {minor}, 1024, {32 * gpu.warps}, 65536, 65536,
+                                          32, 49152, {shared + 1024}, 1, {shared}, 1024}};
+            struct cudaOccDeviceState s = {{0}};
+            s.carveoutConfig = SHAREDMEM_CARVEOUT_MAX_SHARED;"""
+        for threads, registers, size in cases:
+            body += f"""{{
+                struct cudaOccFuncAttributes f = {{1024, {registers}, 0}};
+                struct cudaOccResult r;
+                f.shmemLimitConfig = FUNC_SHMEM_LIMIT_OPTIN;
+                f.maxDynamicSharedSizeBytes = {size};
+                f.numBlockBarriers = 1;
+                if (cudaOccMaxActiveBlocksPerMultiprocessor(&r, &p, &f, &s, {threads}, {size}))
+                    return 1;
+                printf("%d %u ", r.activeBlocksPerMultiprocessor, r.limitingFactors);
+            }}"""
+        numbers = with_nvidia_header(body)
+        return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+    return ask
 
 
 @pytest.fixture

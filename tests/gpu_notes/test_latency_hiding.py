@@ -1,12 +1,7 @@
 """Nascondere la latenza: i tre conti contro il simulatore, contro NVIDIA, contro la matita."""
 
 import ctypes
-import importlib.util
 import itertools
-import shutil
-import subprocess
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -29,7 +24,7 @@ from gpu_notes.latency_hiding import (
     warps_for_bandwidth,
     warps_to_fill,
 )
-from gpu_notes.sm_map import A100, B200, GPUS, H100, H200, RTX_3090, RTX_4090, Gpu
+from gpu_notes.sm_map import A100, B200, GPUS, H100, H200, RTX_3090, RTX_4090
 from gpu_notes.sm_simulator import Parameters, assemble, run
 from weave.house import ROOT
 from weave.pact import blocks
@@ -261,47 +256,6 @@ LIMITS = {"warp": 1, "registri": 2, "memoria condivisa": 4, "blocchi": 8}
 """Le risorse, e il bit con cui `cuda_occupancy.h` le nomina."""
 
 
-@pytest.fixture
-def nvidia(tmp_path: Path) -> Callable[[Gpu, int, int, int], tuple[int, int]]:
-    """Blocchi presenti e risorse che li limitano, secondo `cuda_occupancy.h`."""
-    triton = importlib.util.find_spec("triton")
-    if triton is None or triton.origin is None or shutil.which("gcc") is None:
-        pytest.skip("mancano cuda_occupancy.h (è nel pacchetto triton) o gcc")
-    folder = Path(triton.origin).parent / "backends" / "nvidia" / "include"
-    source, program = tmp_path / "limits.c", tmp_path / "limits"
-    source.write_text("""
-        #include <stdio.h>
-        #include <stdlib.h>
-        #include <cuda_occupancy.h>
-        int main(int count, char **given) {
-            int v[7];
-            for (int i = 0; i < 7; i++) v[i] = atoi(given[i + 1]);
-            struct cudaOccDeviceProp card = {v[0], v[1], 1024, v[2], 65536, 65536, 32,
-                                             49152, v[3] + 1024, 1, v[3], 1024};
-            struct cudaOccFuncAttributes kernel = {1024, v[5], 0};
-            struct cudaOccDeviceState state = {0};
-            struct cudaOccResult found;
-            kernel.shmemLimitConfig = FUNC_SHMEM_LIMIT_OPTIN;
-            kernel.maxDynamicSharedSizeBytes = v[6];
-            state.carveoutConfig = SHAREDMEM_CARVEOUT_MAX_SHARED;
-            if (cudaOccMaxActiveBlocksPerMultiprocessor(&found, &card, &kernel, &state, v[4], v[6]))
-                return 1;
-            printf("%d %u", found.activeBlocksPerMultiprocessor, found.limitingFactors);
-            return 0;
-        }
-    """)
-    subprocess.run(["gcc", "-w", f"-I{folder}", source, "-o", program], check=True)
-
-    def ask(gpu: Gpu, threads: int, registers: int, shared: int) -> tuple[int, int]:
-        card = [*gpu.capability.split("."), 32 * gpu.warps, gpu.shared_kib * 1024]
-        words = [str(word) for word in (*card, threads, registers, shared)]
-        done = subprocess.run([program, *words], check=True, capture_output=True, text=True)
-        found, factors = done.stdout.split()
-        return int(found), int(factors) & sum(LIMITS.values())
-
-    return ask
-
-
 CASES = [
     *itertools.product((32, 160, 256, 768, 1024), (16, 33, 64), (0, 5000, 40_000)),
     (128, 255, 100 * 1024 - 1024),
@@ -312,14 +266,13 @@ CASES = [
 
 
 @pytest.mark.parametrize("gpu", [A100, RTX_3090, RTX_4090, H100, B200], ids=lambda gpu: gpu.name)
-def test_occupancy_agrees_with_the_header_of_nvidia(nvidia, gpu):
+def test_occupancy_agrees_with_the_header_of_nvidia(nvidia_occupancy, gpu):
     """Blocchi, e quali risorse li limitano, per una cinquantina di casi a scheda."""
-    for threads, registers, shared in CASES:
-        found = occupancy(gpu, threads, registers, shared)
-        expected, factors = nvidia(gpu, threads, registers, shared)
-        assert found.blocks == expected, (threads, registers, shared)
-        assert sum(LIMITS[name] for name in found.binding) == factors, (threads, registers, shared)
-        assert found.warps == expected * -(-threads // 32)
+    for case, (expected, factors) in zip(CASES, nvidia_occupancy(gpu, CASES), strict=True):
+        found = occupancy(gpu, *case)
+        assert found.blocks == expected, case
+        assert sum(LIMITS[name] for name in found.binding) == factors & sum(LIMITS.values()), case
+        assert found.warps == expected * -(-case[0] // 32)
 
 
 def test_which_resource_runs_out():

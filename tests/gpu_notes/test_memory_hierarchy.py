@@ -1,11 +1,6 @@
 """La gerarchia di memoria: registri, blocchi, settori, banchi, contati in un altro modo."""
 
-import importlib.util
 import math
-import shutil
-import subprocess
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -36,7 +31,7 @@ from gpu_notes.memory_hierarchy import (
     strided,
     warps_by_registers,
 )
-from gpu_notes.sm_map import A100, B200, GPUS, H100, H200, RTX_3090, RTX_4090, Gpu
+from gpu_notes.sm_map import A100, B200, GPUS, H100, H200, RTX_3090, RTX_4090
 from weave.house import ROOT
 from weave.pact import blocks
 
@@ -94,53 +89,14 @@ def test_registers_outside_the_limits_are_refused(function, wrong):
 # I blocchi e la memoria condivisa
 
 
-@pytest.fixture
-def occupancy(tmp_path: Path) -> Callable[[Gpu, list[tuple[int, int, int]]], list[int]]:
-    """I blocchi presenti secondo `cuda_occupancy.h`, per terne (thread, registri, byte)."""
-    triton = importlib.util.find_spec("triton")
-    if triton is None or triton.origin is None or shutil.which("gcc") is None:
-        pytest.skip("mancano cuda_occupancy.h (è nel pacchetto triton) o gcc")
-    folder = Path(triton.origin).parent / "backends" / "nvidia" / "include"
-    source, program = tmp_path / "occupancy.c", tmp_path / "occupancy"
-    source.write_text("""
-        #include <stdio.h>
-        #include <stdlib.h>
-        #include <cuda_occupancy.h>
-        int main(int count, char **given) {
-            int v[8];
-            for (int i = 0; i < 8; i++) v[i] = atoi(given[i + 1]);
-            struct cudaOccDeviceProp p = {v[0], v[1], 1024, v[2], 65536, 65536, 32,
-                                          49152, v[3] + 1024, 1, v[3], 1024};
-            struct cudaOccFuncAttributes f = {1024, v[5], v[6]};
-            struct cudaOccDeviceState s = {0};
-            struct cudaOccResult r;
-            f.shmemLimitConfig = FUNC_SHMEM_LIMIT_OPTIN;
-            f.maxDynamicSharedSizeBytes = v[7];
-            f.numBlockBarriers = 1;
-            s.carveoutConfig = SHAREDMEM_CARVEOUT_MAX_SHARED;
-            if (cudaOccMaxActiveBlocksPerMultiprocessor(&r, &p, &f, &s, v[4], v[7])) return 1;
-            printf("%d", r.activeBlocksPerMultiprocessor);
-            return 0;
-        }
-    """)
-    subprocess.run(["gcc", "-w", f"-I{folder}", source, "-o", program], check=True)
-
-    def ask(gpu: Gpu, threads: int, per_thread: int, shared: int) -> int:
-        card = [*gpu.capability.split("."), 32 * gpu.warps, gpu.shared_kib * 1024]
-        words = [str(word) for word in (*card, threads, per_thread, 0, shared)]
-        done = subprocess.run([program, *words], check=True, capture_output=True, text=True)
-        return int(done.stdout)
-
-    return lambda gpu, cases: [ask(gpu, *case) for case in cases]
-
-
 @pytest.mark.parametrize("gpu", [A100, RTX_3090, RTX_4090, H100, B200], ids=lambda gpu: gpu.name)
-def test_resident_blocks_agree_with_the_header_of_nvidia(occupancy, gpu):
+def test_resident_blocks_agree_with_the_header_of_nvidia(nvidia_occupancy, gpu):
     """Thread, registri e memoria condivisa: il limite è quello del file di NVIDIA."""
     cases = [(32, 16, 0), (96, 33, 0), (128, 168, 0), (256, 64, 1), (1024, 32, 0), (1024, 72, 0)]
     cases += [(32, 255, 0), (64, 40, 5000), (256, 96, 33_000), (160, 24, 129), (992, 40, 0)]
     cases += [(32, 16, 1024 * gpu.shared_kib), (32, 16, 2048), (64, 20, 6 * 1024 + 1)]
-    assert occupancy(gpu, cases) == [resident_blocks(gpu, *case) for case in cases]
+    found = [blocks for blocks, _ in nvidia_occupancy(gpu, cases)]
+    assert found == [resident_blocks(gpu, *case) for case in cases]
 
 
 def test_resident_blocks_by_hand():

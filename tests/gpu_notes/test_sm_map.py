@@ -1,11 +1,6 @@
 """La mappa dell'SM: la tabella, i picchi rifatti dai pezzi, gli scheduler contati."""
 
-import importlib.util
-import shutil
-import subprocess
-from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields, replace
-from pathlib import Path
 
 import pytest
 
@@ -101,27 +96,7 @@ def test_load_store_units_are_only_what_we_remember_of_the_drawings():
     assert {gpu.chip for gpu in GPUS} - set(LDST_DRAWN) == {"GB100", "GB202"}
 
 
-@pytest.fixture
-def run_c(tmp_path: Path) -> Callable[[str], list[int]]:
-    """Compila un programma C con `cuda_occupancy.h` e ne legge i numeri che stampa."""
-    triton = importlib.util.find_spec("triton")
-    if triton is None or triton.origin is None or shutil.which("gcc") is None:
-        pytest.skip("mancano cuda_occupancy.h (è nel pacchetto triton) o gcc")
-    folder = Path(triton.origin).parent / "backends" / "nvidia" / "include"
-
-    def run(body: str) -> list[int]:
-        source, program = tmp_path / "limits.c", tmp_path / "limits"
-        source.write_text(
-            f"#include <stdio.h>\n#include <cuda_occupancy.h>\nint main(void) {{ {body} }}\n"
-        )
-        subprocess.run(["gcc", "-w", f"-I{folder}", source, "-o", program], check=True)
-        done = subprocess.run([program], check=True, capture_output=True, text=True)
-        return [int(word) for word in done.stdout.split()]
-
-    return run
-
-
-def test_limits_agree_with_the_header_of_nvidia(run_c):
+def test_limits_agree_with_the_header_of_nvidia(with_nvidia_header):
     """Partizioni e blocchi per SM, scheda per scheda, come li calcola il file di NVIDIA."""
     body = "struct cudaOccDeviceProp p; int n;"
     for gpu in GPUS:
@@ -129,7 +104,9 @@ def test_limits_agree_with_the_header_of_nvidia(run_c):
         body += f"p.computeMajor = {major}; p.computeMinor = {minor};"
         body += 'cudaOccSubPartitionsPerMultiprocessor(&n, &p); printf("%d ", n);'
         body += 'cudaOccMaxBlocksPerMultiprocessor(&n, &p); printf("%d ", n);'
-    assert run_c(body) == [number for gpu in GPUS for number in (PARTITIONS, gpu.blocks)]
+    assert with_nvidia_header(body) == [
+        number for gpu in GPUS for number in (PARTITIONS, gpu.blocks)
+    ]
 
 
 # Gli scheduler
