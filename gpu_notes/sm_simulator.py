@@ -732,7 +732,7 @@ def timeline_svg(result: Run, title: str, first: int = 0, last: int = 100) -> st
     used = [name for name in NAMES if name in result.by_unit]
     body = "".join([*shapes, *_ruler(first, last, step, height), *_legend(used, height + 26)])
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" role="img" font-size="10" fill="currentColor" '
+        '<svg xmlns="http://www.w3.org/2000/svg" role="img" font-size="12" fill="currentColor" '
         f'viewBox="-2 -4 470 {height + 37}"><title>{escape(title)}</title>{body}</svg>'
     )
 
