@@ -1,11 +1,12 @@
 """I benchmark si eseguono con `pytest benchmarks`; qui la gara diventa una misura pubblicabile."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks.ceilings import Ceilings, measure
 from benchmarks.contest import (
     DEVICE,
     DTYPES,
@@ -15,12 +16,13 @@ from benchmarks.contest import (
     Work,
     extra_bytes,
     gemm,
+    refuse_impossible_times,
     rounds_for,
-    timed,
     verdict,
-    warm_up,
 )
+from benchmarks.honest_data import refuse_degenerate_data
 from benchmarks.provenance import PACKAGES, commit, installed, machine
+from benchmarks.stopwatch import prepare, timed
 
 CEILING = "GEMM"
 """Il concorrente che fa da tetto."""
@@ -30,6 +32,9 @@ PUBLISHED_STATS = ("min", "median", "iqr", "max", "rounds")
 
 VERDICTS = pytest.StashKey[list[dict[str, Any]]]()
 """I verdetti della sessione, per il riassunto."""
+
+CEILINGS = pytest.StashKey[Ceilings]()
+"""I tetti misurati nella sessione."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -55,20 +60,43 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
 
 
+@pytest.fixture(scope="session")
+def ceilings(pytestconfig: pytest.Config) -> Callable[[], Ceilings]:
+    """I tetti della sessione, misurati quando servono la prima volta."""
+
+    def measured_once() -> Ceilings:
+        if CEILINGS not in pytestconfig.stash:
+            pytestconfig.stash[CEILINGS] = measure()
+        return pytestconfig.stash[CEILINGS]
+
+    return measured_once
+
+
 @pytest.fixture
 def contest(
-    benchmark: Any, dtype: torch.dtype, pytestconfig: pytest.Config
-) -> Callable[[dict[str, Run], str, Work], None]:
+    benchmark: Any,
+    dtype: torch.dtype,
+    ceilings: Callable[[], Ceilings],
+    pytestconfig: pytest.Config,
+) -> Callable[..., None]:
     """Una gara: il primo concorrente lo cronometra pytest-benchmark, gli altri giocano fra i giri.
 
-    Tutti i rapporti della misura sono fra mediane della stessa gara, il tetto compreso.
+    Tutti i rapporti della misura sono fra mediane della stessa gara, il tetto compreso. Chi fa un
+    lavoro diverso da quello dichiarato sta in `different`: di lui si pubblica il solo tempo. Chi
+    moltiplica in un formato che il tipo dei numeri non dice sta in `formats`, con il suo nome.
     """
 
-    def hold(contestants: dict[str, Run], baseline: str, work: Work) -> None:
+    def hold(
+        contestants: dict[str, Run],
+        baseline: str,
+        work: Work,
+        different: Collection[str] = (),
+        formats: Mapping[str, str] | None = None,
+    ) -> None:
+        for name, run in contestants.items():
+            refuse_degenerate_data(name, run)
         (name, ours), *others = contestants.items()
         if benchmark.disabled:
-            for _, run in others:
-                run()
             benchmark(ours)
             return
         extra = {name: extra_bytes(run) for name, run in contestants.items()}
@@ -76,15 +104,17 @@ def contest(
 
         def before_ours() -> None:
             turns.play()
-            warm_up(ours)
+            prepare(ours)
 
-        rounds = rounds_for(timed(before_ours))
+        rounds = rounds_for(timed(before_ours) + timed(ours))
         turns.forget()
         benchmark.pedantic(ours, setup=before_ours, rounds=rounds)
         times = {name: benchmark.stats.stats.data, **turns.times}
         timings = {name: Timing.of(times) for name, times in times.items()}
         ceiling = timings.pop(CEILING)
-        found = verdict(work, dtype, baseline, timings, extra, ceiling)
+        measured = (work, dtype, baseline, timings, extra, ceiling, ceilings())
+        found = verdict(*measured, different, formats or {})
+        refuse_impossible_times(found, ceilings())
         benchmark.extra_info.update(found)
         pytestconfig.stash[VERDICTS].append({"group": benchmark.group, **found})
 
@@ -102,7 +132,9 @@ def pytest_benchmark_generate_commit_info(config: pytest.Config) -> dict[str, An
 def pytest_benchmark_update_json(
     config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]
 ) -> None:
-    """Lascia solo ciò che si pubblica: niente singoli tempi, niente opzioni."""
+    """Lascia solo ciò che si pubblica, e aggiunge i tetti: niente singoli tempi, niente opzioni."""
+    if CEILINGS in config.stash:
+        output_json["ceilings"] = config.stash[CEILINGS].published()
     for entry in output_json["benchmarks"]:
         kept = {name: entry[name] for name in ("group", "name", "extra_info")}
         stats = {name: entry["stats"][name] for name in PUBLISHED_STATS}
@@ -111,19 +143,39 @@ def pytest_benchmark_update_json(
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """I rapporti di ogni gara, e ciò che qui non si è potuto misurare."""
+    """I rapporti di ogni gara, i tetti, e ciò che qui non si è potuto misurare."""
     terminalreporter.section("rapporti con il riferimento, e frazione del tetto GEMM")
     for found in config.stash[VERDICTS]:
         terminalreporter.write_line(
             f"{found['group']}, {found['label']}, {found['device']} {found['dtype']}"
         )
         for name, score in found["contestants"].items():
-            terminalreporter.write_line(
-                f"    {name:32} {score['median'] * 1e6:10.0f} µs   × {score['ratio']:.2f}"
-                f"   {score['gemm_fraction']:6.1%}"
-            )
-    for line in unmeasured():
-        terminalreporter.write_line(line)
+            terminalreporter.write_line(f"    {name:32} {line(score)}")
+    if CEILINGS in config.stash:
+        for text in roof(config.stash[CEILINGS]):
+            terminalreporter.write_line(text)
+    for text in unmeasured():
+        terminalreporter.write_line(text)
+
+
+def line(score: dict[str, Any]) -> str:
+    """Il tempo di un concorrente, il rapporto e, se il lavoro è quello, la frazione del tetto."""
+    told = f"{score['median'] * 1e6:10.0f} µs   × {score['ratio']:.2f}"
+    fraction = score["gemm_fraction"]
+    return told if fraction is None else f"{told}   {fraction:6.1%}"
+
+
+def roof(ceilings: Ceilings) -> Iterator[str]:
+    """I tetti misurati, ciascuno accanto a quello dichiarato."""
+    chip = ceilings.chip
+    if DEVICE == "cuda" and chip is None:
+        yield "Chip non riconosciuto: nessun confronto con la scheda tecnica."
+    for name, rate in ceilings.gemm.items():
+        peak = ceilings.peak(name)
+        declared = f", {rate / peak / 1e9:.0%} del dichiarato" if peak else ""
+        yield f"Tetto {name}: {rate / 1e9:.0f} GFLOP/s{declared}"
+    declared = f", {ceilings.copy / chip.bandwidth:.0%} del dichiarato" if chip else ""
+    yield f"Tetto della copia: {ceilings.copy / 1e9:.0f} GB/s{declared}"
 
 
 def unmeasured() -> Iterator[str]:

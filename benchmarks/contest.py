@@ -6,27 +6,28 @@ e fra loro c'è sempre un grande prodotto di matrici: il tetto, misurato nello s
 """
 
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.autograd.profiler import profile
 
-Run = Callable[[], Any]
-"""Un concorrente: una chiamata senza argomenti."""
+from benchmarks.ceilings import FORMATS, Ceilings
+from benchmarks.stopwatch import DEVICE, Run, clock, timed
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-"""Si misura la GPU se c'è, se no la CPU."""
+__all__ = ["DEVICE", "Run", "Work", "clock"]
 
 DTYPES = [torch.float32, torch.bfloat16] if DEVICE == "cuda" else [torch.float32]
 """I tipi in cui si misura."""
 
-GEMM_SIZE = 8192 if DEVICE == "cuda" else 1024
-"""Il lato delle matrici quadrate con cui si misura il tetto."""
+GEMM_SIZES = {
+    "cpu": {torch.float32: 1024},
+    "cuda": {torch.float32: 4096, torch.bfloat16: 8192},
+}
+"""Il lato delle matrici quadrate con cui si misura il tetto di una gara, per tipo di numeri."""
 
-SECONDS = 5.0
+SECONDS = 1.0 if DEVICE == "cuda" else 5.0
 """Quanto dura una gara, se i giri non sono troppo pochi o troppi."""
 
 MIN_ROUNDS = 7
@@ -35,8 +36,16 @@ MIN_ROUNDS = 7
 MAX_ROUNDS = 100
 """I giri di una gara svelta."""
 
-WARM_UP = 0.002
-"""Per quanti secondi si chiama a vuoto, prima di ogni chiamata cronometrata."""
+MARGIN = {True: 1.05, False: 2.0}
+"""Di quanto un ritmo può superare il tetto prima che la misura sia giudicata impossibile.
+
+Vero: il tetto è quello della scheda tecnica, che nessuno supera. Falso: è quello misurato, che un
+lavoro più adatto alla macchina può superare un poco.
+"""
+
+
+class ImpossibleTimeError(ValueError):
+    """Un concorrente è più veloce di quanto la macchina possa essere."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +57,18 @@ class Work:
         shape: le dimensioni, ciascuna con il suo nome.
         flops: somme e prodotti che il risultato richiede.
         numbers: quanti numeri entrano ed escono almeno una volta: ingressi, pesi, uscite.
+        bytes: i byte che entrano ed escono, dove non sono i numeri per la larghezza del tipo.
     """
 
     label: str
     shape: dict[str, int]
     flops: int
     numbers: int
+    bytes: int | None = None
+
+    def traffic(self, dtype: torch.dtype) -> int:
+        """I byte che passano almeno fra memoria e unità di calcolo."""
+        return self.numbers * dtype.itemsize if self.bytes is None else self.bytes
 
 
 @dataclass(frozen=True)
@@ -69,33 +84,16 @@ class Timing:
         return cls(middle, high - low)
 
 
-def clock() -> float:
-    """I secondi, letti quando il lavoro già chiesto alla GPU è finito."""
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def warm_up(run: Run) -> None:
-    """Una o più chiamate a vuoto: codice e pesi tornano nelle cache dopo il turno degli altri."""
-    start = clock()
-    run()
-    while clock() - start < WARM_UP:
-        run()
-
-
-def timed(run: Run) -> float:
-    """I secondi di una chiamata."""
-    warm_up(run)
-    start = clock()
-    run()
-    return clock() - start
-
-
 def gemm(dtype: torch.dtype) -> Run:
     """Il tetto: un prodotto fra grandi matrici quadrate."""
-    a, b = torch.randn(2, GEMM_SIZE, GEMM_SIZE, device=DEVICE, dtype=dtype)
+    side = gemm_size(dtype)
+    a, b = torch.randn(2, side, side, device=DEVICE, dtype=dtype)
     return lambda: a @ b
+
+
+def gemm_size(dtype: torch.dtype) -> int:
+    """Il lato di quelle matrici."""
+    return GEMM_SIZES[DEVICE][dtype]
 
 
 class Turns:
@@ -152,6 +150,11 @@ def highest_sum(changes: list[int]) -> int:
     return highest
 
 
+def format_of(dtype: torch.dtype) -> str:
+    """Il nome di un tipo nelle schede tecniche: su GPU i prodotti FP32 si fanno senza TF32."""
+    return next(name for name, it in FORMATS.items() if it == dtype)
+
+
 def verdict(
     work: Work,
     dtype: torch.dtype,
@@ -159,31 +162,78 @@ def verdict(
     timings: dict[str, Timing],
     extra: dict[str, int],
     ceiling: Timing,
+    ceilings: Ceilings,
+    different: Collection[str] = (),
+    formats: Mapping[str, str] = {},
 ) -> dict[str, Any]:
-    """Ciò che di una gara si pubblica: il lavoro, il tetto e, per ognuno, tempo e rapporti."""
-    name = str(dtype).removeprefix("torch.")
-    traffic = work.numbers * dtype.itemsize
-    gemm_rate = 2 * GEMM_SIZE**3 / ceiling.median
+    """Ciò che di una gara si pubblica: il lavoro, i tetti e, per ognuno, tempo e rapporti."""
+    traffic = work.traffic(dtype)
+    usual = format_of(dtype)
+    gemm_rate = 2 * gemm_size(dtype) ** 3 / ceiling.median
+    rates = {**ceilings.gemm, usual: gemm_rate}
+    chip = ceilings.chip
+
+    def score(name: str, timing: Timing) -> dict[str, Any]:
+        flops_rate, bytes_rate = work.flops / timing.median, traffic / timing.median
+        form, same = formats.get(name, usual), name not in different
+        peak = ceilings.peak(form)
+        return {
+            "median": timing.median,
+            "iqr": timing.iqr,
+            "ratio": timing.median / timings[baseline].median,
+            "extra_bytes": extra[name],
+            "format": form,
+            "gflops": flops_rate / 1e9 if same else None,
+            "gbs": bytes_rate / 1e9 if same else None,
+            "gemm_fraction": flops_rate / rates[form] if same else None,
+            "copy_fraction": bytes_rate / ceilings.copy if same else None,
+            "datasheet_fraction": flops_rate / peak / 1e9 if same and peak else None,
+        }
+
     return {
         "device": DEVICE,
-        "dtype": name,
+        "dtype": str(dtype).removeprefix("torch."),
         "label": work.label,
         "shape": work.shape,
         "flops": work.flops,
         "bytes": traffic,
         "intensity": work.flops / traffic,
-        "gemm_size": GEMM_SIZE,
+        "gemm_size": gemm_size(dtype),
         "gemm_gflops": gemm_rate / 1e9,
+        "copy_gbs": ceilings.copy / 1e9,
+        "datasheet": chip and {"gflops": ceilings.peak(usual), "gbs": chip.bandwidth / 1e9},
         "baseline": baseline,
-        "contestants": {
-            contestant: {
-                "median": timing.median,
-                "iqr": timing.iqr,
-                "gflops": work.flops / timing.median / 1e9,
-                "gemm_fraction": work.flops / timing.median / gemm_rate,
-                "ratio": timing.median / timings[baseline].median,
-                "extra_bytes": extra[contestant],
-            }
-            for contestant, timing in timings.items()
-        },
+        "contestants": {name: score(name, timing) for name, timing in timings.items()},
     }
+
+
+def refuse_impossible_times(found: dict[str, Any], ceilings: Ceilings) -> None:
+    """Chi supera un tetto non ha fatto il lavoro, o non lo si è aspettato.
+
+    I byte si controllano solo dove la memoria si conosce, cioè su una scheda della tabella; ciò
+    che sta nella cache L2 può non esservi ancora stato scritto.
+
+    Solleva:
+        ImpossibleTimeError: se il ritmo di un concorrente supera quello dichiarato del chip o, se
+            il chip non è noto, il doppio di quello misurato.
+    """
+    for name, score in found["contestants"].items():
+        if score["gflops"] is None:
+            continue
+        peak = ceilings.peak(score["format"])
+        measured = max(ceilings.gemm.get(score["format"], 0.0) / 1e9, found["gemm_gflops"])
+        limit = MARGIN[peak is not None] * (peak or measured)
+        refuse_beyond(name, score["gflops"], limit, f"GFLOP/s in {score['format']}")
+        if ceilings.chip:
+            bandwidth = MARGIN[True] * ceilings.chip.bandwidth / 1e9
+            through = (found["bytes"] - ceilings.chip.l2_mb * 1e6) / score["median"] / 1e9
+            refuse_beyond(name, through, bandwidth, "GB/s dalla memoria")
+
+
+def refuse_beyond(name: str, rate: float, limit: float, unit: str) -> None:
+    """Solleva `ImpossibleTimeError` se un ritmo supera il suo limite."""
+    if rate > limit:
+        raise ImpossibleTimeError(
+            f"«{name}»: {rate:.0f} {unit}, oltre il limite di {limit:.0f}; il lavoro dichiarato "
+            "non è stato fatto, oppure non è stato misurato per intero"
+        )

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,14 +10,13 @@ from typing import Any
 import cpuinfo
 import torch
 
-PACKAGES = ("torch", "numpy", "x-transformers", "transformers", "ctranslate2")
+from benchmarks.schema import slug as slug
+
+PACKAGES = ("torch", "triton", "numpy", "x-transformers", "transformers", "ctranslate2")
 """I pacchetti di cui si annota la versione."""
 
 UNKNOWN = "sconosciuto"
 """Ciò che si scrive quando non si può sapere."""
-
-NOISE = r"\((r|tm)\)|\b(processor|cpu|gpu|with radeon.*|\d+-core)\b|@.*"
-"""Le parole dei nomi commerciali che non distinguono una macchina."""
 
 
 def machine() -> dict[str, Any]:
@@ -46,13 +44,6 @@ def commit() -> dict[str, Any]:
         "id": answer("git", "rev-parse", "--short", "HEAD") or UNKNOWN,
         "modified": bool(answer("git", "status", "--porcelain", "--untracked-files=no")),
     }
-
-
-def slug(machine: dict[str, Any]) -> str:
-    """Il nome di cartella di una macchina: per esempio `intel-xeon-2c-cpu`."""
-    cpu = re.sub(NOISE, " ", machine["cpu"].lower())
-    words = f"{cpu} {machine['cores']}c {machine['gpu'] or 'cpu'}"
-    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
 def installed(package: str) -> str | None:

@@ -1,0 +1,513 @@
+"""La misura non si lascia ingannare: né da chi non aspetta, né dalla cache, né dagli zeri.
+
+Dove c'è una GPU le prove si fanno su quella; dove non c'è, su una GPU finta, una coda con
+l'orologio suo. Nessun test giudica quanto va veloce qualcosa.
+"""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from benchmarks import ceilings, contest, stopwatch
+from benchmarks import conftest as bench_conftest
+from benchmarks.ceilings import Ceilings, recognized
+from benchmarks.contest import (
+    ImpossibleTimeError,
+    Timing,
+    Turns,
+    Work,
+    refuse_impossible_times,
+    verdict,
+)
+from benchmarks.honest_data import DegenerateDataError, refuse_degenerate_data
+from benchmarks.stopwatch import EventTimer
+from gpu_notes.sm_map import A100, B200, GPUS, H100, H200, RTX_4090, peak
+from weave.house import ROOT
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="qui non c'è una GPU CUDA")
+
+
+# Il cronometro della GPU, su una GPU finta.
+
+
+class FakeGpu:
+    """Una GPU con due code; i tempi sono in millisecondi, come quelli degli eventi."""
+
+    def __init__(self):
+        self.host = 0.0
+        self.ends = {"questa": 0.0, "altra": 0.0}
+        gpu = self
+
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
+
+            def record(self):
+                self.time = gpu.launch(0.0)
+
+            def synchronize(self):
+                gpu.host = max(gpu.host, self.time)
+
+            def elapsed_time(self, other):
+                return other.time - self.time
+
+        self.Event = Event
+
+    def launch(self, duration, queue="questa"):
+        """Accoda un lavoro: alla CPU costa 5 µs, la GPU lo comincia appena può."""
+        self.host += 0.005
+        self.ends[queue] = max(self.ends[queue], self.host) + duration
+        return self.ends[queue]
+
+    def synchronize(self):
+        self.host = max(self.host, *self.ends.values())
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    fake = FakeGpu()
+    monkeypatch.setattr(stopwatch.torch, "cuda", fake)
+    monkeypatch.setattr(stopwatch, "clock", EventTimer())
+    monkeypatch.setattr(stopwatch, "empty_cache", lambda: fake.launch(0.17))
+    return fake
+
+
+def test_work_nobody_waited_for_is_measured_to_its_end(gpu):
+    assert stopwatch.timed(lambda: gpu.launch(3.0)) == pytest.approx(3e-3, abs=1e-5)
+
+
+def test_work_waited_for_is_measured_once(gpu):
+    def run():
+        gpu.launch(3.0)
+        gpu.synchronize()
+
+    assert stopwatch.timed(run) == pytest.approx(3e-3, abs=2e-5)
+
+
+def test_work_left_on_another_stream_is_counted(gpu):
+    seconds = stopwatch.timed(lambda: gpu.launch(3.0, "altra"))
+    assert seconds == pytest.approx(3e-3, rel=0.1)
+
+
+def test_work_queued_before_is_not_counted(gpu):
+    gpu.launch(50.0)
+    gpu.launch(50.0, "altra")
+    assert stopwatch.timed(lambda: gpu.launch(3.0)) == pytest.approx(3e-3, abs=1e-5)
+
+
+def test_launching_is_hidden_by_what_comes_before(gpu):
+    """Dieci kernel da 10 µs: i lanci, 5 µs l'uno, si sovrappongono allo svuotamento della cache."""
+
+    def run():
+        for _ in range(10):
+            gpu.launch(0.01)
+
+    assert stopwatch.timed(run) == pytest.approx(100e-6, abs=1e-6)
+
+
+def test_the_cache_is_emptied_before_every_timed_call(gpu, monkeypatch):
+    order = []
+    monkeypatch.setattr(stopwatch, "empty_cache", lambda: order.append("svuota"))
+    for _ in range(2):
+        stopwatch.timed(lambda: order.append("corri"))
+    assert order == ["svuota", "corri"] * 2
+
+
+def test_a_call_that_failed_leaves_the_timer_still(gpu):
+    def broken():
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        stopwatch.timed(broken)
+    assert stopwatch.timed(lambda: gpu.launch(3.0)) == pytest.approx(3e-3, abs=1e-5)
+
+
+def test_the_swept_block_is_larger_than_every_cache_of_the_table():
+    assert 2 * max(gpu.l2_mb for gpu in GPUS) * 1e6 <= stopwatch.SWEEP
+
+
+# Lo stesso cronometro, su una GPU vera.
+
+
+@GPU
+def test_on_a_gpu_work_nobody_waited_for_is_measured():
+    torch.cuda._sleep(1000)
+    cycles = 20_000_000  # almeno 5 ms, a meno di 4 GHz
+    assert stopwatch.timed(lambda: torch.cuda._sleep(cycles)) > 5e-3
+
+
+@GPU
+def test_on_a_gpu_work_left_on_another_stream_is_counted():
+    aside = torch.cuda.Stream()
+
+    def run():
+        with torch.cuda.stream(aside):
+            torch.cuda._sleep(20_000_000)
+
+    run()
+    assert stopwatch.timed(run) > 5e-3
+
+
+@GPU
+def test_on_a_gpu_a_warm_cache_gives_no_advantage():
+    """16 MB entrano nella L2: letti e riletti darebbero più della banda della memoria."""
+    x = torch.randn(4_000_000, device="cuda")
+    x.sum()
+    fastest = min(stopwatch.timed(x.sum) for _ in range(20))
+    found = ceilings.chip()
+    limit = found.bandwidth if found else 1.2 * ceilings.copy_rate()
+    assert x.nbytes / fastest < limit
+
+
+# I tetti.
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "sms", "memory", "expected"),
+    [
+        ("NVIDIA H100 80GB HBM3", "9.0", 132, 85.0, H100),
+        ("NVIDIA H200", "9.0", 132, 150.1, H200),
+        ("NVIDIA A100-SXM4-80GB", "8.0", 108, 85.1, A100),
+        ("NVIDIA GeForce RTX 4090", "8.9", 128, 25.2, RTX_4090),
+        ("NVIDIA B200", "10.0", 148, 191.5, B200),
+        ("NVIDIA H100 PCIe", "9.0", 114, 85.0, None),
+        ("NVIDIA H100 NVL", "9.0", 132, 100.0, None),
+        ("NVIDIA A100-SXM4-40GB", "8.0", 108, 42.4, None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "8.9", 76, 17.1, None),
+        ("NVIDIA GH200 480GB", "9.0", 132, 102.0, None),
+        ("NVIDIA L40S", "8.9", 142, 47.8, None),
+    ],
+)
+def test_a_chip_is_recognized_only_if_everything_agrees(name, capability, sms, memory, expected):
+    assert recognized(name, capability, sms, memory) is expected
+
+
+def test_the_clocks_are_the_numbers_of_the_first_line():
+    answer = "1755, 2619, 1980, 687.41\n345, 2619, 1980, 70.00\n"
+    assert ceilings.read_clocks(answer) == {
+        "sm_mhz": 1755.0,
+        "memory_mhz": 2619.0,
+        "sm_max_mhz": 1980.0,
+        "watt": 687.41,
+    }
+    assert ceilings.read_clocks("1755, [N/A], 1980, [N/A]") == {
+        "sm_mhz": 1755.0,
+        "sm_max_mhz": 1980.0,
+    }
+    assert ceilings.read_clocks("") == {}
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """I tetti di una CPU, con matrici piccole: qui non conta quanto valgano."""
+    monkeypatch.setattr(ceilings, "DEVICE", "cpu")
+    monkeypatch.setattr(ceilings, "GEMM_SIDES", {"cpu": (16, 32)})
+    monkeypatch.setattr(ceilings, "COPIED", {"cpu": 4096})
+
+
+@pytest.mark.usefixtures("quick")
+def test_ceilings_of_a_cpu_are_measured_and_have_no_datasheet():
+    found = ceilings.measure()
+    assert set(found.gemm) == {"FP32", "BF16"}
+    assert all(rate > 0 for rate in (*found.gemm.values(), found.copy))
+    assert set(found.sides.values()) <= {16, 32}
+    assert (found.chip, found.clocks) == (None, {})
+    published = found.published()
+    assert published["gemm"]["FP32"]["datasheet"] is None
+    assert published["copy_gbs"] == pytest.approx(found.copy / 1e9)
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_ceiling_is_the_fastest_size(monkeypatch):
+    seconds = {16: 1.0, 32: 16.0}  # il lato 32 fa otto volte i conti in sedici volte il tempo
+    monkeypatch.setattr(ceilings, "median", lambda run: seconds[run().size(0)])
+    assert ceilings.fastest_product("FP32") == (2 * 16**3, 16)
+
+
+def test_datasheet_of_a_ceiling_is_that_of_its_format():
+    known = Ceilings({"FP32": 5e13, "BF16": 7.9e14}, {"FP32": 8192, "BF16": 8192}, 3e12, H100)
+    assert known.peak("BF16") == pytest.approx(peak(H100, "BF16") / 1e9)
+    assert known.peak("TF32") == pytest.approx(peak(H100, "TF32") / 1e9)
+    assert known.peak("FP4") is None
+    assert known.published()["datasheet_gbs"] == 3350
+    assert Ceilings({}, {}, 1.0).peak("FP32") is None
+
+
+def test_precision_of_products_is_put_back():
+    settings = torch.backends.cuda.matmul
+    before = settings.fp32_precision
+
+    def broken(form):
+        with ceilings.products_in(form):
+            raise KeyError(settings.fp32_precision)
+
+    for form, expected in (("TF32", "tf32"), ("FP32", "ieee"), ("BF16", "ieee")):
+        with pytest.raises(KeyError, match=expected):
+            broken(form)
+        assert settings.fp32_precision == before
+
+
+@GPU
+def test_eight_bit_products_are_right():
+    if torch.cuda.get_device_capability() < ceilings.FP8_CAPABILITY:
+        pytest.skip("questa GPU non ha prodotti in FP8")
+    a, b = torch.randn(2, 64, 64, device="cuda").to(torch.float8_e4m3fn)
+    exact = a.double() @ b.double().T.T
+    error = (ceilings.scaled_product(a, b.T.contiguous().T).double() - exact).norm()
+    assert error / exact.norm() < 0.01
+
+
+# La gara.
+
+
+def test_every_contestant_plays_every_round_and_the_first_rotates(monkeypatch):
+    monkeypatch.setattr(stopwatch, "WARM_UP", 0.0)
+    monkeypatch.setattr(stopwatch, "clock", time.perf_counter)
+    played = []
+    turns = Turns({name: lambda name=name: played.append(name) for name in "abc"})
+    for _ in range(3):
+        turns.play()
+    assert "".join(played[::2]) == "abcbcacab"
+    assert played[::2] == played[1::2]  # una chiamata a vuoto, una cronometrata
+    assert {name: len(times) for name, times in turns.times.items()} == {"a": 3, "b": 3, "c": 3}
+    turns.forget()
+    assert not any(turns.times.values())
+
+
+def test_timing_is_the_median_and_the_spread_of_the_middle_half():
+    assert Timing.of([1.0, 9.0, 3.0, 2.0, 4.0]) == Timing(3.0, 2.0)
+
+
+def test_rounds_fill_the_time_of_a_contest_within_limits():
+    assert contest.rounds_for(contest.SECONDS / 20) == 20
+    assert contest.rounds_for(contest.SECONDS) == contest.MIN_ROUNDS
+    assert contest.rounds_for(1e-6) == contest.MAX_ROUNDS
+
+
+def test_verdict_divides_by_the_ceiling_and_by_the_baseline(monkeypatch):
+    monkeypatch.setattr(contest, "gemm_size", lambda dtype: 100)
+    found = verdict(
+        Work("prova", {"n": 3}, flops=6_000_000, numbers=1500),
+        torch.bfloat16,
+        "altri",
+        {"nostro": Timing(0.002, 0.0), "altri": Timing(0.008, 0.0)},
+        {"nostro": 10, "altri": 20},
+        Timing(0.0005, 0.0),
+        Ceilings({"FP32": 1e9, "BF16": 1e9}, {"FP32": 8, "BF16": 8}, 3e6),
+    )
+    assert found["dtype"] == "bfloat16"
+    assert found["bytes"] == 3000
+    assert found["intensity"] == 2000
+    assert found["gemm_gflops"] == pytest.approx(4.0)
+    ours, others = found["contestants"]["nostro"], found["contestants"]["altri"]
+    assert ours["gflops"] == pytest.approx(3.0)
+    assert ours["gemm_fraction"] == pytest.approx(0.75)
+    assert ours["ratio"] == pytest.approx(0.25)
+    assert ours["copy_fraction"] == pytest.approx(0.5)
+    assert ours["datasheet_fraction"] is None
+    assert (others["ratio"], others["extra_bytes"]) == (1.0, 20)
+
+
+# I dati.
+
+
+def matrix(*shape):
+    return torch.randn(*shape)
+
+
+def test_products_of_zeros_are_refused():
+    zeros = torch.zeros(8, 8)
+    with pytest.raises(DegenerateDataError, match=r"«bugiardo»: 1 prodotti su 1 .* atteso"):
+        refuse_degenerate_data("bugiardo", lambda: zeros @ matrix(8, 8))
+
+
+def test_products_of_ones_and_of_nothing_are_refused():
+    for value in (1.0, float("nan")):
+        constant = torch.full((8, 8), value)
+        with pytest.raises(DegenerateDataError):
+            refuse_degenerate_data("bugiardo", lambda c=constant: matrix(8, 8) @ c)
+
+
+def test_fused_attention_over_zeros_is_refused():
+    zeros = torch.zeros(1, 2, 64, 16)
+    run = torch.nn.functional.scaled_dot_product_attention
+    with pytest.raises(DegenerateDataError):
+        refuse_degenerate_data("bugiardo", lambda: run(zeros, zeros, zeros))
+
+
+def test_a_layer_full_of_zeros_is_refused_also_in_training():
+    layer = torch.nn.Linear(8, 8)
+    torch.nn.init.zeros_(layer.weight)
+    x = matrix(4, 8)
+    with pytest.raises(DegenerateDataError):
+        refuse_degenerate_data("bugiardo", lambda: layer(x).square().sum().backward())
+
+
+def test_random_data_are_accepted_with_zero_biases_and_a_zero_start():
+    weight, state = matrix(8, 8), torch.zeros(2, 8)
+
+    def recurrence():
+        h = state
+        for _ in range(5):
+            h = torch.addmm(torch.zeros(8), h, weight) + 1
+        return h
+
+    refuse_degenerate_data("onesto", recurrence)
+    refuse_degenerate_data("senza prodotti", lambda: state + 1)
+
+
+# I tempi impossibili.
+
+
+def found(seconds, gpu=None, flops=10**12, numbers=10**9, **others):
+    """Il verdetto su un concorrente che dichiara quel lavoro e ci mette quei secondi."""
+    rates = {"FP32": 5e13, "BF16": 8e14}
+    known = Ceilings(rates, dict.fromkeys(rates, 8192), 3e12, gpu)
+    work = Work("prova", {"n": 1}, flops=flops, numbers=numbers)
+    ceiling = Timing(2 * contest.gemm_size(torch.float32) ** 3 / 5e13, 0.0)
+    timings, extra = {"nostro": Timing(seconds, 0.0)}, {"nostro": 0}
+    return verdict(work, torch.float32, "nostro", timings, extra, ceiling, known, **others), known
+
+
+def test_faster_than_the_datasheet_is_impossible():
+    limit = 1e12 / peak(H100, "FP32")
+    refuse_impossible_times(*found(limit, H100, numbers=1))
+    with pytest.raises(ImpossibleTimeError, match=r"«nostro»: .* GFLOP/s in FP32"):
+        refuse_impossible_times(*found(limit / 1.1, H100, numbers=1))
+
+
+def test_on_an_unknown_chip_twice_the_measured_ceiling_is_impossible():
+    limit = 1e12 / 1e14
+    refuse_impossible_times(*found(limit * 1.01))
+    with pytest.raises(ImpossibleTimeError):
+        refuse_impossible_times(*found(limit * 0.99))
+
+
+def test_reading_faster_than_the_memory_is_impossible_beyond_the_cache():
+    limit = (4e9 - 50e6) / 3.35e12
+    refuse_impossible_times(*found(limit, H100, flops=1))
+    with pytest.raises(ImpossibleTimeError, match="GB/s dalla memoria"):
+        refuse_impossible_times(*found(limit / 1.1, H100, flops=1))
+    refuse_impossible_times(*found(1e-9, H100, flops=1, numbers=10_000_000))
+
+
+def test_who_does_other_work_has_a_time_and_no_fractions():
+    result, known = found(1e-9, different=["nostro"])
+    score = result["contestants"]["nostro"]
+    absent = ("gflops", "gbs", "gemm_fraction", "copy_fraction", "datasheet_fraction")
+    assert [score[name] for name in absent] == [None] * 5
+    assert score["median"] == 1e-9
+    refuse_impossible_times(result, known)
+
+
+def test_a_contestant_is_measured_against_the_ceiling_of_its_format():
+    seconds = 1e12 / 4e14
+    result, known = found(seconds, H100, numbers=1, formats={"nostro": "BF16"})
+    score = result["contestants"]["nostro"]
+    assert score["format"] == "BF16"
+    assert score["gemm_fraction"] == pytest.approx(0.5)
+    assert score["datasheet_fraction"] == pytest.approx(4e14 / peak(H100, "BF16"))
+    refuse_impossible_times(result, known)
+
+
+def test_bytes_are_compared_with_the_copy_and_with_the_datasheet():
+    result, _ = found(4e9 / 1.5e12, H100, flops=1)
+    score = result["contestants"]["nostro"]
+    assert result["bytes"] == 4 * 10**9
+    assert score["gbs"] == pytest.approx(1500)
+    assert score["copy_fraction"] == pytest.approx(0.5)
+    assert result["datasheet"] == {"gflops": pytest.approx(peak(H100, "FP32") / 1e9), "gbs": 3350}
+
+
+def test_exact_bytes_replace_those_of_the_numbers():
+    assert Work("a", {}, 1, 10).traffic(torch.bfloat16) == 20
+    assert Work("a", {}, 1, 10, bytes=7).traffic(torch.bfloat16) == 7
+
+
+# Una sessione vera di `pytest`, con tre bugiardi e un onesto.
+
+LIARS = """
+import pytest
+import torch
+from benchmarks.contest import Work, clock
+
+SIZE = 64
+WORK = Work("prova", {"n": SIZE}, flops=10**15, numbers=SIZE)
+HONEST = Work("prova", {"n": SIZE}, flops=2 * SIZE**3, numbers=3 * SIZE**2)
+
+
+@pytest.mark.benchmark(group="prova", timer=clock)
+def test_zeros(contest):
+    a = torch.zeros(SIZE, SIZE)
+    contest({"zeri": lambda: a @ a}, "zeri", HONEST)
+
+
+@pytest.mark.benchmark(group="prova", timer=clock)
+def test_remembered(contest):
+    answer = torch.randn(SIZE, SIZE)
+    contest({"ricordato": lambda: answer}, "ricordato", WORK)
+
+
+@pytest.mark.benchmark(group="prova", timer=clock)
+def test_honest(contest):
+    a, b = torch.randn(2, SIZE, SIZE)
+    contest({"onesto": lambda: a @ b}, "onesto", HONEST)
+"""
+
+
+def test_a_session_stops_the_liars_and_keeps_the_honest(tmp_path):
+    (tmp_path / "bench_liars.py").write_text(LIARS, encoding="utf-8")
+    options = (
+        "-q",
+        "-p",
+        "benchmarks.conftest",
+        "--rootdir",
+        str(tmp_path),
+        "-p",
+        "no:cacheprovider",
+    )
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(tmp_path / "bench_liars.py")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**bench_environment(), "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert "2 failed, 1 passed" in ran.stdout, ran.stdout
+    assert "DegenerateDataError: «zeri»" in ran.stdout
+    assert "ImpossibleTimeError: «ricordato»" in ran.stdout
+
+
+def bench_environment():
+    """L'ambiente, con la casa fra i moduli che si trovano."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def test_summary_tells_ceilings_and_unknown_chips(monkeypatch):
+    monkeypatch.setattr(bench_conftest, "DEVICE", "cuda")
+    known = Ceilings({"BF16": 7.9e14}, {"BF16": 8192}, 3e12, H100)
+    assert list(bench_conftest.roof(known)) == [
+        "Tetto BF16: 790000 GFLOP/s, 80% del dichiarato",
+        "Tetto della copia: 3000 GB/s, 90% del dichiarato",
+    ]
+    unknown = Ceilings({"BF16": 7.9e14}, {"BF16": 8192}, 3e12, None)
+    assert list(bench_conftest.roof(unknown)) == [
+        "Chip non riconosciuto: nessun confronto con la scheda tecnica.",
+        "Tetto BF16: 790000 GFLOP/s",
+        "Tetto della copia: 3000 GB/s",
+    ]
+
+
+def test_summary_leaves_out_the_fraction_of_other_works():
+    score = {"median": 0.000612, "ratio": 0.97, "gemm_fraction": 0.5}
+    assert bench_conftest.line(score).split() == ["612", "µs", "×", "0.97", "50.0%"]
+    assert bench_conftest.line({**score, "gemm_fraction": None}).split() == [
+        "612",
+        "µs",
+        "×",
+        "0.97",
+    ]

@@ -1,0 +1,166 @@
+"""Il file che si pubblica: ciò che resta della misura, da quale macchina, da quale commit.
+
+Nessun test cronometra: i tempi sono misure, e stanno in `benchmarks/results/`.
+"""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from benchmarks import conftest as bench_conftest
+from benchmarks import provenance, publish
+from benchmarks.ceilings import Ceilings
+
+
+@pytest.fixture
+def small():
+    """Una misura scritta a mano, con numeri tondi: 20 Gflop al secondo di tetto."""
+    flops, gemm = 6_000_000, 20.0
+    medians = {"nostro": 0.0006, "altri": 0.0012}
+    found = {
+        "device": "cpu",
+        "dtype": "float32",
+        "label": "n = 10",
+        "shape": {"n": 10},
+        "flops": flops,
+        "bytes": 60_000,
+        "intensity": flops / 60_000,
+        "gemm_size": 1024,
+        "gemm_gflops": gemm,
+        "baseline": "altri",
+        "contestants": {
+            name: {
+                "median": median,
+                "iqr": 1e-5,
+                "gflops": flops / median / 1e9,
+                "gemm_fraction": flops / median / 1e9 / gemm,
+                "ratio": median / medians["altri"],
+                "extra_bytes": 26_880,
+            }
+            for name, median in medians.items()
+        },
+    }
+    stats = {"min": 0.0005, "median": 0.0006, "iqr": 1e-5, "max": 0.0009, "rounds": 7}
+    return {
+        "machine_info": {
+            "cpu": "Intel(R) Xeon(R) Processor",
+            "cores": 2,
+            "threads": 2,
+            "gpu": None,
+            "driver": None,
+            "system": "Linux x86_64",
+            "python": "3.11.7",
+            "packages": {"torch": "2.13.0", "x-transformers": None},
+        },
+        "commit_info": {"id": "abc1234", "modified": True},
+        "datetime": "2026-06-12T10:00:00+00:00",
+        "benchmarks": [
+            {"group": "prova", "name": "test_prova", "extra_info": found, "stats": stats}
+        ],
+    }
+
+
+def test_published_file_drops_single_times_and_options():
+    stats = {"min": 1.0, "median": 2.0, "iqr": 0.5, "max": 3.0, "rounds": 7}
+    entry = {
+        "group": "g",
+        "name": "n",
+        "fullname": "percorso",
+        "params": {},
+        "options": {"timer": "clock"},
+        "extra_info": {"flops": 1},
+        "stats": {**stats, "data": [1.0, 2.0, 3.0], "mean": 2.0},
+    }
+    output = {"benchmarks": [entry]}
+    bench_conftest.pytest_benchmark_update_json(SimpleNamespace(stash={}), [], output)
+    kept = {"group": "g", "name": "n", "extra_info": {"flops": 1}, "stats": stats}
+    assert output == {"benchmarks": [kept]}
+
+
+def test_published_file_holds_the_ceilings_of_its_session():
+    found = Ceilings({"FP32": 2e11}, {"FP32": 1024}, 4e10)
+    config = SimpleNamespace(stash={bench_conftest.CEILINGS: found})
+    output = {"benchmarks": []}
+    bench_conftest.pytest_benchmark_update_json(config, [], output)
+    assert output["ceilings"] == {
+        "gemm": {"FP32": {"gflops": 200.0, "size": 1024, "datasheet": None}},
+        "copy_gbs": 40.0,
+        "chip": None,
+        "datasheet_gbs": None,
+        "clocks": {},
+    }
+
+
+def test_machine_is_named_without_its_network_name():
+    machine = provenance.machine()
+    assert set(machine) == {
+        *("cpu", "cores", "threads", "gpu", "driver", "system", "python", "packages"),
+    }
+    assert machine["packages"]["torch"] == torch.__version__
+    assert (machine["gpu"] is not None) == torch.cuda.is_available()
+
+
+@pytest.mark.parametrize(
+    ("cpu", "gpu", "name"),
+    [
+        ("Intel(R) Xeon(R) Processor", None, "intel-xeon-2c-cpu"),
+        ("Intel(R) Core(TM) i7-8700 CPU @ 3.20GHz", None, "intel-core-i7-8700-2c-cpu"),
+        ("AMD EPYC 9654 96-Core Processor", "NVIDIA H200", "amd-epyc-9654-2c-nvidia-h200"),
+    ],
+)
+def test_slug_keeps_what_tells_machines_apart(cpu, gpu, name):
+    assert provenance.slug({"cpu": cpu, "cores": 2, "gpu": gpu}) == name
+
+
+def test_commit_says_when_the_sources_were_modified(monkeypatch):
+    answers = {"rev-parse": "abc1234", "status": " M attention/__init__.py"}
+    monkeypatch.setattr(provenance, "answer", lambda git, command, *_: answers[command])
+    assert provenance.commit() == {"id": "abc1234", "modified": True}
+    monkeypatch.setattr(provenance, "answer", lambda *_: None)
+    assert provenance.commit() == {"id": "sconosciuto", "modified": False}
+
+
+def test_what_is_missing_is_said(monkeypatch):
+    monkeypatch.setattr(bench_conftest, "DEVICE", "cpu")
+    monkeypatch.setattr(
+        bench_conftest, "installed", {"torch": "2.13.0", "triton": "3.7.1", "numpy": "2"}.get
+    )
+    assert list(bench_conftest.unmeasured()) == [
+        "Non misurata la GPU: qui non c'è un dispositivo CUDA.",
+        "Non misurato x-transformers: non installato.",
+        "Non misurato transformers: non installato.",
+        "Non misurato ctranslate2: non installato.",
+    ]
+
+
+@pytest.fixture
+def fake_run(monkeypatch, tmp_path, small):
+    """`publish.main` con un pytest finto, che scrive la misura e torna l'esito chiesto."""
+
+    def run(outcome):
+        def call(command, cwd):
+            option = next(word for word in command if word.startswith("--benchmark-json="))
+            Path(option.partition("=")[2]).write_text(json.dumps(small), encoding="utf-8")
+            return outcome
+
+        monkeypatch.setattr(publish, "RESULTS", tmp_path / "benchmarks" / "results")
+        monkeypatch.setattr(publish.subprocess, "call", call)
+        monkeypatch.setattr(publish.sys, "argv", ["publish"])
+        (tmp_path / "benchmarks").mkdir()
+        return publish.main(), sorted((tmp_path / "benchmarks").rglob("*.json"))
+
+    return run
+
+
+def test_a_finished_run_is_published_under_its_machine_and_day(fake_run, small, tmp_path):
+    outcome, files = fake_run(0)
+    folder = tmp_path / "benchmarks" / "results" / "intel-xeon-2c-cpu"
+    assert (outcome, files) == (0, [folder / "2026-06-12.json"])
+    assert json.loads(files[0].read_text(encoding="utf-8")) == small
+
+
+def test_a_failed_run_publishes_nothing(fake_run):
+    assert fake_run(1) == (1, [])
