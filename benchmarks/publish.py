@@ -3,14 +3,13 @@
 Il file prende posto solo quando la misura è finita, nella cartella della macchina.
 """
 
-import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.provenance import slug
+from benchmarks import schema
 
 RESULTS = Path(__file__).parent / "results"
 """Dove stanno i risultati: una cartella per macchina, un file per giorno."""
@@ -18,7 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def place(measured: dict) -> Path:
     """Il posto di una misura: la macchina, poi la data."""
-    return RESULTS / slug(measured["machine_info"]) / f"{measured['datetime'][:10]}.json"
+    return RESULTS / schema.slug(measured["machine_info"]) / f"{measured['datetime'][:10]}.json"
 
 
 def main() -> int:
@@ -29,7 +28,7 @@ def main() -> int:
         outcome = subprocess.call([*command, *sys.argv[1:]], cwd=RESULTS.parent.parent)
         if outcome:
             return outcome
-        target = place(json.loads(output.read_text(encoding="utf-8")))
+        target = place(schema.read(output))
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(output, target)
     print(f"Misure pubblicate in {target.relative_to(RESULTS.parent.parent)}")

@@ -1,0 +1,191 @@
+"""I risultati dei benchmark sulle pagine: il riquadro `misura`, con disegno, tabella e provenienza.
+
+Nel riquadro sta il nome di un gruppo di benchmark, e poi che cosa se ne vuole vedere: nulla per i
+tempi, `memoria`, `token`, `roofline`, `barre`, `crescita`, `crescita memoria`. Senza gruppo,
+`roofline` li mostra tutti e `traguardi` confronta le CPU con ciò che ci eravamo proposti. I numeri
+vengono dai file di `benchmarks/results/`, a ogni costruzione: qui non si misura nulla.
+"""
+
+import re
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from pymdownx.superfences import SuperFencesException
+
+from benchmarks.schema import SchemaError, read, usual_format
+from weave.house import ROOT
+from weave.measurements.bars import BARS
+from weave.measurements.drawings import Contest, Quantity, svg
+from weave.measurements.goals import goals_table, summary
+from weave.measurements.growth import GROWTH, MEMORY_GROWTH
+from weave.measurements.notation import day, decimal
+from weave.measurements.roofline import ALL, ROOFLINE
+from weave.measurements.times import MEMORY, TIMES, TOKENS
+
+BENCHMARKS = ROOT / "benchmarks"
+
+Session = dict[str, Any]
+"""Un file di risultati: la macchina, il commit, la data, le gare."""
+
+QUANTITIES: dict[str, Quantity] = {
+    "": TIMES,
+    "memoria": MEMORY,
+    "token": TOKENS,
+    "roofline": ROOFLINE,
+    "barre": BARS,
+    "crescita": GROWTH,
+    "crescita memoria": MEMORY_GROWTH,
+}
+"""Ciò che si può chiedere di un gruppo."""
+
+
+def misura(source: str, *_: Any, **__: Any) -> str:
+    """Il riquadro: i risultati più recenti di ogni macchina."""
+    asked = source.strip()
+    group, _space, quantity = asked.partition(" ")
+    try:
+        if asked == "traguardi":
+            return goals(latest())
+        if asked == "roofline":
+            return render("", "roofline", latest())
+        if group in declared() and quantity in QUANTITIES:
+            return render(group, quantity, latest())
+    except SchemaError as error:
+        raise SuperFencesException(f"riquadro «misura»: {error}") from error
+    kinds = ", ".join(f"«{kind}»" for kind in QUANTITIES if kind)
+    raise SuperFencesException(
+        f"riquadro «misura»: «{asked}» non esiste; i gruppi sono {', '.join(declared())}, seguiti "
+        f"da nulla o da {kinds}; senza gruppo, «roofline» e «traguardi»"
+    )
+
+
+def declared(folder: Path = BENCHMARKS) -> list[str]:
+    """I gruppi che i benchmark dichiarano, misurati o no."""
+    sources = (path.read_text(encoding="utf-8") for path in sorted(folder.glob("bench_*.py")))
+    found = [group for source in sources for group in re.findall(r'\bgroup="(\w+)"', source)]
+    return list(dict.fromkeys(found))
+
+
+def latest(folder: Path = BENCHMARKS / "results") -> list[Session]:
+    """Per ogni macchina, il suo ultimo file di risultati; quelle con una GPU per prime.
+
+    Solleva:
+        SchemaError: se un file, anche non l'ultimo, non rispetta lo schema.
+    """
+    newest: dict[Path, Session] = {}
+    for path in sorted(folder.glob("*/*.json")):
+        session = read(path)
+        known = newest.get(path.parent)
+        if known is None or session["datetime"] > known["datetime"]:
+            newest[path.parent] = session
+    return sorted(newest.values(), key=lambda session: session["machine_info"]["gpu"] is None)
+
+
+def render(group: str, quantity: str, sessions: list[Session]) -> str:
+    """Le figure di ogni macchina; che cosa non è stato misurato. Senza gruppo, tutti i gruppi."""
+    kind = QUANTITIES[quantity] if group else ALL
+    shown = [
+        (session, title, part)
+        for session in sessions
+        for title, part in kind.parts(contests_of(group, session))
+    ]
+    name = f"{group or 'tutti'}-{quantity.replace(' ', '-') or 'tempi'}"
+    figures = [
+        figure(f"{name}-{place}", kind, session, title, part)
+        for place, (session, title, part) in enumerate(shown)
+    ]
+    devices = {part[0]["device"] for _, _, part in shown}
+    return "\n".join([*figures, *unmeasured(devices)])
+
+
+def unmeasured(devices: set[str]) -> list[str]:
+    """Una riga per ciò che nessuna macchina ha misurato."""
+    if not devices:
+        return ["<p>Non misurato, né su CPU né su GPU.</p>"]
+    names = {"cpu": "CPU", "cuda": "GPU"}
+    return [f"<p>Non misurato su {names[it]}.</p>" for it in names if it not in devices]
+
+
+def contests_of(group: str, session: Session) -> list[Contest]:
+    """Le gare di un gruppo, o di tutti, con ciò che serve sapere della sessione."""
+    return [
+        {
+            **entry["extra_info"],
+            "group": entry["group"],
+            "rounds": entry["stats"]["rounds"],
+            "ceilings": session.get("ceilings"),
+            "products": fastest(session),
+        }
+        for entry in session["benchmarks"]
+        if group in ("", entry["group"])
+    ]
+
+
+def fastest(session: Session) -> dict[str, float]:
+    """Per ogni formato, i GFLOP/s del prodotto più veloce, fra i tetti e nelle gare."""
+    ceilings = session.get("ceilings") or {"gemm": {}}
+    found = {form: product["gflops"] for form, product in ceilings["gemm"].items()}
+    for entry in session["benchmarks"]:
+        form, rate = usual_format(entry["extra_info"]), entry["extra_info"]["gemm_gflops"]
+        found[form] = max(found.get(form, 0.0), rate)
+    return found
+
+
+def figure(
+    anchor: str, kind: Quantity, session: Session, title: str, contests: list[Contest]
+) -> str:
+    """Il disegno, la tabella con gli stessi numeri, la didascalia con la provenienza."""
+    explained = kind.explain(contests)
+    device = contests[0]["device"].upper()
+    caption = f"{device}, {title}. {explained} {provenance(session)}"
+    label = f"{explained} I numeri sono nella tabella che segue."
+    drawing = svg(lambda axes: kind.draw(axes, contests), label, anchor, kind.entries(contests))
+    return (
+        f'<figure class="disegno">{drawing}{kind.table(contests)}'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def goals(sessions: list[Session]) -> str:
+    """La tabella dei traguardi, quanti ne raggiunge ogni CPU, e la provenienza di ciascuna."""
+    told = " ".join(["Traguardi raggiunti.", *summary(sessions)])
+    on_cpu = [session for session in sessions if session["machine_info"]["gpu"] is None]
+    origins = " ".join(provenance(session) for session in on_cpu)
+    return (
+        f'<figure class="disegno">{goals_table(sessions)}'
+        f"<figcaption>{escape(f'{told} {origins}')}</figcaption></figure>"
+    )
+
+
+def provenance(session: Session) -> str:
+    """Macchina, frequenze, versioni, commit e data, e chi mancava."""
+    machine, commit = session["machine_info"], session["commit_info"]
+    cpu = re.sub(r"\((R|TM)\)", "", machine["cpu"])
+    gpu = f"{machine['gpu']} (driver {machine['driver']}), " if machine["gpu"] else ""
+    packages = machine["packages"].items()
+    versions = ", ".join(f"{name} {version}" for name, version in packages if version)
+    absent = [name for name, version in packages if version is None]
+    missing = f" Non installati, quindi non misurati: {', '.join(absent)}." if absent else ""
+    modified = " (modificato)" if commit["modified"] else ""
+    return (
+        f"Macchina: {gpu}{cpu}, {machine['cores']} core, {machine['threads']} thread, "
+        f"{machine['system']}. {clocks(session)}Python {machine['python']}, {versions}. "
+        f"Commit {commit['id']}{modified}, {day(session['datetime'])}.{missing}"
+    )
+
+
+CLOCKS = {
+    "sm_mhz": "SM a {} MHz",
+    "sm_max_mhz": "massimo {} MHz",
+    "memory_mhz": "memoria a {} MHz",
+    "watt": "{} W",
+}
+"""Le frequenze e la potenza di una sessione, come si leggono nella didascalia."""
+
+
+def clocks(session: Session) -> str:
+    """Le frequenze lette durante un grande prodotto di matrici, se si sono potute leggere."""
+    found = (session.get("ceilings") or {}).get("clocks", {})
+    told = [text.format(decimal(found[name], 0)) for name, text in CLOCKS.items() if name in found]
+    return f"Durante un grande prodotto: {', '.join(told)}. " if told else ""

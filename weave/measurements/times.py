@@ -1,0 +1,191 @@
+"""Tempi e memoria: una colonna per dimensione, una riga per concorrente."""
+
+from html import escape
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from weave.measurements.drawings import (
+    INK,
+    Contest,
+    Parts,
+    Quantity,
+    by_dtype,
+    contestants_in,
+    count_contestants,
+    html_table,
+    strokes,
+)
+from weave.measurements.notation import (
+    decimal,
+    duration,
+    percent,
+    size,
+    span,
+    thousands,
+    three_digits,
+    tick,
+)
+
+Score = dict[str, Any]
+"""Un concorrente in una gara."""
+
+
+def times_table(contests: list[Contest]) -> str:
+    """I tempi di ogni concorrente, a ogni dimensione."""
+    return by_label(contests, time_cell)
+
+
+def memory_table(contests: list[Contest]) -> str:
+    """La memoria di ogni concorrente, a ogni dimensione."""
+    return by_label(contests, lambda score: size(score["extra_bytes"]))
+
+
+def by_label(contests: list[Contest], cell: Any) -> str:
+    """Una riga per concorrente, una colonna per dimensione; un trattino a chi non c'era."""
+    heads = ["concorrente", *(escape(contest["label"]) for contest in contests)]
+    rows = (
+        (escape(name), [cell(found) if found else "–" for found in scores(contests, name)])
+        for name in contestants_in(contests)
+    )
+    return html_table(heads, rows)
+
+
+def scores(contests: list[Contest], name: str) -> list[Score | None]:
+    """Ciò che un concorrente ha fatto in ogni gara."""
+    return [contest["contestants"].get(name) for contest in contests]
+
+
+def time_cell(score: Score) -> str:
+    """Il tempo mediano; sotto, il rapporto con il riferimento e la frazione del tetto."""
+    relative = f"×\u00a0{decimal(score['ratio'], 2)}{of_the_roof(score)}"
+    return f"{duration(score['median'])}<br><small>{relative}</small>"
+
+
+def of_the_roof(score: Score) -> str:
+    """La frazione del tetto più vicino: il prodotto di matrici o, se è scritto, la copia."""
+    product, copied = score["gemm_fraction"], score.get("copy_fraction")
+    if product is None:
+        return ""
+    if copied is not None and copied > product:
+        return f"\u00a0· {percent(copied)}\u00a0copia"
+    return f"\u00a0·\u00a0{percent(product)}"
+
+
+def explain_times(contests: list[Contest]) -> str:
+    """Che cosa dicono disegno e tabella dei tempi."""
+    rounds = [contest["rounds"] for contest in contests]
+    ceilings = [contest["gemm_gflops"] for contest in contests]
+    copied = [contest["copy_gbs"] for contest in contests if "copy_gbs" in contest]
+    memory = f" oppure, dove è scritto, della copia, {span(copied)} GB/s" if copied else ""
+    return (
+        f"Tempo mediano di una chiamata su {span(rounds)} giri alternati; poi il rapporto con "
+        f"{contests[0]['baseline']} (sotto 1 è più veloce) e, per chi fa il lavoro dichiarato, la "
+        f"frazione del ritmo di un grande prodotto di matrici, {span(ceilings)} GFLOP/s nelle "
+        f"stesse gare{memory}."
+    )
+
+
+def explain_memory(contests: list[Contest]) -> str:
+    """Che cosa dicono disegno e tabella della memoria."""
+    return "Memoria allocata oltre agli ingressi, al culmine di una chiamata, uscita compresa."
+
+
+def draw_times(axes: Axes, contests: list[Contest]) -> None:
+    """Una riga per dimensione, un segno per concorrente: più a sinistra è più veloce."""
+    axes.axvline(1, color=INK, linewidth=0.8)
+    for name, style in strokes(contestants_in(contests)):
+        found = [(row, score) for row, score in enumerate(scores(contests, name)) if score]
+        ratios = [score["ratio"] for _, score in found]
+        axes.plot(ratios, [row for row, _ in found], linestyle="", label=name, **style)
+    axes.set_yticks(range(len(contests)), [contest["label"] for contest in contests])
+    axes.set_ylim(len(contests) - 0.5, -0.5)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(LogLocator(base=2, numticks=6))
+    axes.set_xlabel(f"tempo rispetto a {contests[0]['baseline']}")
+    axes.xaxis.set_major_formatter(FuncFormatter(tick))
+    axes.grid(axis="y", color=INK, alpha=0.2)
+
+
+def draw_memory(axes: Axes, contests: list[Contest]) -> None:
+    """Una riga per dimensione, un segno per concorrente: più a sinistra chiede meno memoria."""
+    for name, style in strokes(contestants_in(contests)):
+        found = [
+            (score["extra_bytes"] / 1e6, row)
+            for row, score in enumerate(scores(contests, name))
+            if score and score["extra_bytes"]
+        ]
+        sizes, rows = [place for place, _ in found], [row for _, row in found]
+        axes.plot(sizes, rows, linestyle="", label=name, **style)
+    axes.set_yticks(range(len(contests)), [contest["label"] for contest in contests])
+    axes.set_ylim(len(contests) - 0.5, -0.5)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(tick))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("memoria in più, MB")
+    axes.grid(axis="y", color=INK, alpha=0.2)
+
+
+def with_tokens(contests: list[Contest]) -> Parts:
+    """Una figura per tipo, con le sole gare che contano i token."""
+    return by_dtype([contest for contest in contests if "tokens_per_second" in contest])
+
+
+def draw_tokens(axes: Axes, contests: list[Contest]) -> None:
+    """Una riga per dimensione, un segno per concorrente: più a destra ne fa di più."""
+    for name, style in strokes(contestants_in(contests)):
+        found = [
+            (contest["tokens_per_second"][name], row)
+            for row, contest in enumerate(contests)
+            if name in contest["tokens_per_second"]
+        ]
+        rates, rows = [rate for rate, _ in found], [row for _, row in found]
+        axes.plot(rates, rows, linestyle="", label=name, **style)
+    axes.set_yticks(range(len(contests)), [contest["label"] for contest in contests])
+    axes.set_ylim(len(contests) - 0.5, -0.5)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(tick))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("token al secondo")
+    axes.grid(axis="y", color=INK, alpha=0.2)
+
+
+def tokens_table(contests: list[Contest]) -> str:
+    """I token al secondo; sotto, ciò che ne viene."""
+    heads = ["concorrente", *(escape(contest["label"]) for contest in contests)]
+    rows = (
+        (escape(name), [tokens_cell(contest, name) for contest in contests])
+        for name in contestants_in(contests)
+    )
+    return html_table(heads, rows)
+
+
+def tokens_cell(contest: Contest, name: str) -> str:
+    """Il ritmo; sotto, il tempo di un token o le ore dell'addestramento intero, se ci sono."""
+    found = contest["tokens_per_second"].get(name)
+    if found is None:
+        return "–"
+    token, hours = (contest.get(key, {}).get(name) for key in ("us_per_token", "hours"))
+    told = [f"{duration(token / 1e6)} l'uno"] if token else []
+    told += [f"{three_digits(hours)}\u00a0ore"] if hours else []
+    small = f"<br><small>{'; '.join(told)}</small>" if told else ""
+    return f"{thousands(found)}/s{small}"
+
+
+def explain_tokens(contests: list[Contest]) -> str:
+    """Che cosa dicono i token al secondo."""
+    training = " Le ore sono quelle di tutti i passi dell'articolo, a questo ritmo."
+    return "Token al secondo di ogni concorrente, dal tempo mediano di una chiamata." + (
+        training if any("hours" in contest for contest in contests) else ""
+    )
+
+
+TIMES = Quantity(draw_times, times_table, explain_times, by_dtype, count_contestants)
+"""«»: il tempo di una chiamata."""
+
+TOKENS = Quantity(draw_tokens, tokens_table, explain_tokens, with_tokens, count_contestants)
+"""«token»: i token al secondo, dove la gara li conta."""
+
+MEMORY = Quantity(draw_memory, memory_table, explain_memory, by_dtype, count_contestants)
+"""«memoria»: la memoria in più al culmine di una chiamata."""
