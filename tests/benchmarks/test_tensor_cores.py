@@ -1,0 +1,841 @@
+"""I Tensor Core: ogni indizio prova ciò che dice e non di più; il verdetto non tira a indovinare.
+
+I nomi dei kernel sono quelli che il profiler ha scritto davvero, come si leggono in tracce e
+discussioni pubbliche; accanto a ogni gruppo c'è la libreria da cui vengono.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import shutil
+import stat
+import sys
+
+import pytest
+import torch
+from pymdownx.superfences import SuperFencesException
+
+from benchmarks import bench_tensor_cores as bench
+from benchmarks import counters, tensor_cores
+from benchmarks.ceilings import Ceilings
+from benchmarks.tensor_cores import (
+    CUDA_CORES,
+    HELPER,
+    NO,
+    PACKED_HALF,
+    TENSOR,
+    TENSOR_PIPE,
+    UNKNOWN,
+    UNPROVEN,
+    YES,
+    Evidence,
+    cuda_core_ceiling,
+    from_counters,
+    from_error,
+    from_kernel_names,
+    from_machine_code,
+    from_rate,
+    kind_of,
+    same_rate,
+    verdict,
+)
+from gpu_notes.number_formats import BF16, TF32, product, quantize, relative_error
+from gpu_notes.sass_listing import RECIPES, MissingToolError, read
+from gpu_notes.sm_map import A100, GPUS, H100, RTX_4090, RTX_5090, peak
+from weave import proofs
+from weave.house import ROOT
+
+FFMA = (
+    "sm80_xmma_gemm_f32f32_f32f32_f32_tn_n_tilesize128x128x8_stage3_warpsize2x2x1_ffma_aligna4"
+    "_alignc4_execute_kernel__5x_cublas"
+)
+"""Il falso positivo di chi cerca «xmma»: cuBLAS, FP32 su CUDA core."""
+
+NVJET = "nvjet_sm90_tst_192x192_64x3_2x1_v_bz_coopB_NTN"
+"""Il falso negativo di chi cerca le sigle di una volta: cuBLAS 13, BF16 su Tensor Core."""
+
+RECORDED = {
+    TENSOR: [
+        # cuBLAS e cuDNN, da Volta ad Ada
+        "volta_h884gemm_128x64_ldg8_nn",
+        "volta_fp16_s884gemm_fp16_128x128_ldg8_f2f_tn",
+        "turing_fp16_s1688gemm_fp16_128x128_ldg8_f2f_tn",
+        "turing_int8_i8816gemm_int8_128x128_ldg16_nt",
+        "ampere_bf16_s16816gemm_bf16_128x64_ldg8_f2f_stages_64x3_tn",
+        "sm80_xmma_gemm_f32f32_tf32f32_f32_tn_n_tilesize64x64x64_stage6_warpsize2x2x1"
+        "_tensor16x8x8_execute_kernel__5x_cublas",
+        "sm89_xmma_gemm_e4m3bf16_e4m3f32_f32_tn_n_tilesize128x128x64_stage3_warpsize2x2x1"
+        "_tensor16x8x32_execute_kernel__5x_cublas",
+        "sm80_xmma_gemm_f64f64_f64f64_f64_nn_n_tilesize128x64x16_stage3_warpsize4x2x1"
+        "_tensor8x8x4_execute_kernel__5x_cublas",
+        # cuBLAS e cuDNN su Hopper e Blackwell
+        "sm90_xmma_gemm_f32f32_tf32f32_f32_tn_n_tilesize128x128x32_warpgroupsize1x1x1"
+        "_execute_segment_k_off_kernel__5x_cublas",
+        "sm90_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc_tilesize128x128x64"
+        "_warpgroupsize1x1x1_g1_execute_segment_k_off_kernel__5x_cudnn",
+        NVJET,
+        "nvjet_sm90_hss_320x128_64x3_1x2_h_bz_coopA_NTT",
+        "nvjet_sm100_qqtst_128x256_128x6_2x1_2cta_v_bz_bias_TNT",
+        "nvjet_sss_tf32_128x256_TNT",
+        # CUTLASS 2 e 3
+        "void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm_relu_bf16_64x64_64x6_tn_align8>"
+        "(cutlass_80_tensorop_bf16_s16816gemm_relu_bf16_64x64_64x6_tn_align8::Params)",
+        "cutlass_80_wmma_tensorop_bf16_s161616gemm_bf16_16x16_128x2_tn_align8",
+        "_ZN7cutlass7Kernel2I52cutlass_80_tensorop_d884gemm_64x64_16x3_nn_align1EEvNT_6ParamsE",
+        "cutlass3x_sm90_tensorop_s64x128x16gemm_bf16_bf16_f32_bf16_bf16_128x128x64_2x1x1_0_ntn",
+        "cutlass3x_sm100_tensorop_gemm_f16_f16_f32_f16_f16_128x256x64_1x2x1_0_tnn_align8",
+        "void cutlass::device_kernel<cutlass::gemm::kernel::GemmUniversal<cute::tuple<int>, cutlass"
+        "::gemm::collective::CollectiveMma<cutlass::gemm::MainloopSm90TmaGmmaWarpSpecialized<4>>>>",
+        "void cutlass::device_kernel<K<cute::MMA_Atom<cute::SM80_16x8x16_F32BF16BF16F32_TN>>>(P)",
+        # attenzioni fuse: FlashAttention 2 e 3, cuDNN, quella a memoria ridotta di PyTorch
+        "void pytorch_flash::flash_fwd_kernel<pytorch_flash::Flash_fwd_kernel_traits<64, 128, 128,"
+        " 4, false, false, cutlass::bfloat16_t>, false, true>(pytorch_flash::Flash_fwd_params)",
+        "void cutlass::device_kernel<flash::enable_sm90_or_later<flash::FlashAttnFwdSm90<int>>>(P)",
+        "cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x128_4x1x1",
+        "cudnn_generated_fort_native_sdpa_sm100_flash_fprop_f16",
+        "fmha_cutlassF_bf16_aligned_64x128_rf_sm80(PyTorchMemEffAttention::AttentionKernel<int>)",
+        "fmha_cutlassF_f16_aligned_64x64_rf_sm75",
+        # FP32 in ingresso e Tensor Core dentro: tre prodotti TF32 (CUTLASS, OpMultiplyAddFastF32)
+        "fmha_cutlassF_f32_aligned_64x64_rf_sm80(PyTorchMemEffAttention::AttentionKernel<float>)",
+        # chi nomina l'istruzione
+        "void tinygemm_m16n8k16_chunk_kernel<ALayout_RM<2>, BLayout_TC_int4<4, 32>>(int)",
+        "void xmma_new::gemm::kernel<xmma_new::Ampere_hmma_bf16_traits<int>>(P)",
+        "my_wmma_kernel",
+    ],
+    CUDA_CORES: [
+        # cuBLAS e cuDNN
+        FFMA,
+        "sm80_xmma_fprop_implicit_gemm_f32f32_f32f32_f32_nchwkcrs_nchw_tilesize32x32x8_stage3"
+        "_warpsize1x2x1_g1_ffma_aligna4_alignc4_execute_kernel__5x_cudnn",
+        "sm80_xmma_gemm_f16f16_f16f32_f32_tn_n_tilesize32x32x8_stage3_warpsize1x2x1_ffma_cublas",
+        "sm80_xmma_gemm_f32f32_f32f32_f32_nn_n_tilesize64x…",
+        "ampere_sgemm_128x64_tn",
+        "ampere_sgemm_32x32_sliced1x4_tn",
+        "volta_sgemm_fp16_128x128_tn",
+        "volta_hgemm_256x128_tn",
+        "turing_fp16_sgemm_fp16_128x64_nn",
+        "volta_dgemm_64x64_nn",
+        "ampere_scudnn_128x64_relu_medium_nn_v1",
+        "void implicit_convolve_sgemm<float, float, 1024, 5, 5, 3, 3, 3, 1, false>(int)",
+        # CUTLASS
+        "void cutlass::Kernel2<cutlass_80_simt_sgemm_256x128_8x4_nt_align1>(T1::Params)",
+        "cutlass3x_sm100_simt_sgemm_f32_f32_f32_f32_f32_128x128x16_1x1x1_3_tnn_align1_bias_f32_relu",
+        # matrice per vettore
+        "void gemv2T_kernel_val<int, int, __nv_bfloat16, __nv_bfloat16, __nv_bfloat16, float, 128,"
+        " 16, 4, 4, false, false, cublasGemvParamsEx<int>>(int)",
+        "std::enable_if<!T7, void>::type internal::gemvx::kernel<int, int, __nv_bfloat16, float>",
+        "void gemmSN_TN_kernel<float, 128, 16, 2, 4, 4, 4, true, cublasGemvTensorStridedBatched>",
+        "void dot_kernel<float, 128, 0, cublasDotParams<cublasGemvTensor<float const>>>(int)",
+        # MAGMA, e l'attenzione a memoria ridotta prima di Ampere
+        "void magma_sgemmEx_kernel<float, float, float, false, false, 6, 4, 6, 3, 4>(int)",
+        "fmha_cutlassF_f32_aligned_64x64_rf_sm75",
+        "fmha_cutlassB_f16_notaligned_64x64_k64_sm50",
+    ],
+    HELPER: [
+        "void cublasLt::splitKreduce_kernel<32, 16, int, float, __nv_bfloat16, float>(int)",
+        "void cutlass::Kernel<cutlass::reduction::kernel::ReduceSplitK<cutlass::MatrixShape<4>>>",
+        "Memset (Device)",
+        "Memcpy DtoD (Device -> Device)",
+        "void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<float>>(int)",
+        "void at::native::(anonymous namespace)::softmax_warp_forward<float, float, float, 8>(int)",
+        "void at::native::unrolled_elementwise_kernel<at::native::direct_copy_kernel_cuda(at::"
+        "TensorIteratorBase&)::{lambda()#3}, c10::TensorOptions>(int)",
+        "void at::native::reduce_kernel<512, 1, at::native::ReduceOp<float, MeanOps<float>>>(R)",
+        "void pytorch_flash::flash_bwd_dot_do_o_kernel<true, Flash_bwd_kernel_traits<64>>(P)",
+        "void flash_fwd_splitkv_combine_kernel<Flash_fwd_kernel_traits<64, 64>>(P)",
+        "triton_poi_fused_addmm_relu_0",
+        "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)",
+        "at::cuda::<unnamed>::spin_kernel(long)",
+    ],
+    UNKNOWN: [
+        "linear_kernel",
+        "attention_kernel",
+        "triton_tem_fused_mm_3",
+        "_attn_fwd",
+        "cudnn_generated_matMul_pointWise",
+        "void gemm_naive(float const*, float const*, float*, int)",
+        "gemm_bf16_m128n64k32",
+        "softmax_matmul_fused",
+        "hgemm_wmma_or_simt",
+        "Cijk_Ailk_Bljk_HHS_BH_MT128x128x32_MI16x16x16x1",
+    ],
+}
+"""Che cosa si può dire di un kernel dal solo nome."""
+
+EVERY_NAME = [(name, kind) for kind, names in RECORDED.items() for name in names]
+
+
+# I nomi.
+
+
+@pytest.mark.parametrize(("name", "kind"), EVERY_NAME)
+def test_a_kernel_name_says_what_it_can(name, kind):
+    assert kind_of(name) == kind
+    assert kind_of(name.upper()) == kind
+
+
+def test_one_tensor_core_kernel_is_enough_and_is_named():
+    found = from_kernel_names(["Memset (Device)", "ampere_sgemm_128x64_tn", NVJET, NVJET])
+    assert found.says == YES
+    assert found.reason == f"{NVJET} ({TENSOR}); ampere_sgemm_128x64_tn ({CUDA_CORES})"
+
+
+def test_names_say_no_only_if_every_product_is_known():
+    helpers = RECORDED[HELPER]
+    assert from_kernel_names([FFMA, *helpers]).says == NO
+    assert from_kernel_names([FFMA, "linear_kernel", *helpers]).says == UNPROVEN
+
+
+@pytest.mark.parametrize("names", [[], RECORDED[HELPER]])
+def test_without_a_product_names_prove_nothing(names):
+    found = from_kernel_names(names)
+    assert (found.says, found.reason) == (UNPROVEN, "nessun kernel che moltiplichi matrici")
+
+
+def test_an_unknown_name_is_shown_not_guessed():
+    found = from_kernel_names(iter(["linear_kernel"]))
+    assert (found.says, found.reason) == (UNPROVEN, f"linear_kernel ({UNKNOWN})")
+
+
+def test_long_names_are_cut_in_the_reason():
+    name = "nvjet_" + "x" * 500
+    reason = from_kernel_names([name]).reason
+    assert f"{name[:119]}… ({TENSOR})" == reason
+
+
+# Il ritmo.
+
+
+def test_a_rate_above_the_cuda_cores_proves_them_and_below_proves_nothing():
+    ceiling = cuda_core_ceiling(H100, "TF32")
+    assert ceiling == pytest.approx(66.9e12, rel=1e-3)
+    assert from_rate(1.03 * ceiling, ceiling).says == YES
+    assert from_rate(1.01 * ceiling, ceiling).says == UNPROVEN
+    assert "sotto non prova nulla" in from_rate(1e12, ceiling).reason
+    assert from_rate(300e12, ceiling).reason == "300,0 TFLOP/s, il tetto dei CUDA core è 66,9"
+
+
+def test_half_precision_has_a_higher_ceiling_outside_the_tensor_cores():
+    assert cuda_core_ceiling(A100, "FP16") == 4 * cuda_core_ceiling(A100, "FP32")
+    assert cuda_core_ceiling(H100, "BF16") == 2 * peak(H100, "FP32")
+    found = from_rate(100e12, cuda_core_ceiling(H100, "BF16"))
+    assert found.says == UNPROVEN  # sopra i 66,9 di FP32, ma due FP16 per corsia ci arrivano
+
+
+def test_a_card_that_can_run_faster_than_declared_raises_the_ceiling():
+    declared = cuda_core_ceiling(RTX_4090, "FP32")
+    assert cuda_core_ceiling(RTX_4090, "FP32", 3.105e9) == pytest.approx(declared * 3.105 / 2.52)
+    assert cuda_core_ceiling(RTX_4090, "FP32", 1e9) == declared
+
+
+def test_where_the_peaks_are_equal_no_rate_is_a_proof():
+    assert {gpu.name for gpu in GPUS if same_rate(gpu, "TF32")} == {
+        "RTX 3090",
+        "RTX 4090",
+        "RTX 5090",
+    }
+    assert not any(same_rate(gpu, "FP32") for gpu in GPUS)
+    assert same_rate(RTX_5090, "BF16")
+    assert not same_rate(RTX_5090, "FP8")
+    ceiling = cuda_core_ceiling(RTX_5090, "TF32")
+    found = from_rate(0.9 * ceiling, ceiling, unreachable=True)
+    assert (found.says, "non hanno di più" in found.reason) == (UNPROVEN, True)
+
+
+def test_without_a_known_card_the_rate_proves_nothing():
+    assert from_rate(9e14, None).says == UNPROVEN
+
+
+# I contatori.
+
+CYCLES = "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active"
+
+
+def hopper(**counts):
+    """I contatori di una H100: un'operazione per nome, zero se non è data."""
+    named = dict.fromkeys(("dmma", "gmma", "hmma", "imma"), 0.0) | counts
+    return {f"{TENSOR_PIPE}_op_{name}.sum": value for name, value in named.items()}
+
+
+def test_counters_tell_how_many_instructions_and_for_how_long():
+    found = from_counters({**hopper(gmma=5000.0), CYCLES: 71.26}, products=10**12)
+    assert found.says == YES
+    assert found.reason == "5000 GMMA, pipe attiva per il 71,3 % dei cicli"
+
+
+def test_zero_instructions_is_a_no():
+    found = from_counters({**hopper(), CYCLES: 0.0})
+    assert (found.says, found.reason) == (NO, "0 istruzioni, pipe attiva per il 0,0 % dei cicli")
+    assert from_counters({f"{TENSOR_PIPE}.sum": 0.0}).says == NO
+
+
+def test_packed_half_instructions_pass_there_but_are_not_matrices():
+    moved = {PACKED_HALF + ".sum": 400.0}
+    assert from_counters({**hopper(hmma=400.0), **moved}).says == NO
+    assert from_counters({f"{TENSOR_PIPE}.sum": 400.0, **moved}).says == NO
+    mixed = from_counters({**hopper(hmma=900.0), **moved})
+    assert (mixed.says, mixed.reason) == (YES, "500 HMMA")
+
+
+def test_too_few_instructions_cannot_have_made_the_product():
+    m, k, n = 10, 768, 3072
+    needed = m * k * n // (16 * 8 * 32)
+    few = from_counters(hopper(hmma=needed - 1.0), products=m * k * n)
+    assert (few.says, "troppo poche" in few.reason) == (NO, True)
+    assert from_counters(hopper(hmma=needed + 0.0), products=m * k * n).says == YES
+    assert from_counters(hopper(hmma=1.0, gmma=1.0), products=m * k * n).says == YES
+    assert from_counters(hopper(hmma=1.0)).says == YES
+
+
+def test_operations_without_a_counter_of_their_own_are_seen_in_the_total():
+    found = from_counters({**hopper(hmma=10.0), f"{TENSOR_PIPE}.sum": 5010.0}, products=10**9)
+    assert (found.says, found.reason) == (YES, "10 HMMA, 5000 altre")
+
+
+@pytest.mark.parametrize("values", [{}, {CYCLES: 40.0}])
+def test_without_the_count_of_instructions_counters_prove_nothing(values):
+    assert from_counters(values).says == UNPROVEN
+
+
+def test_unread_counters_say_why():
+    found = from_counters(None, "ncu non è installato")
+    assert (found.says, found.reason) == (UNPROVEN, "ncu non è installato")
+
+
+# L'errore.
+
+
+def normal(*shape):
+    return torch.randn(*shape, dtype=torch.float32).double()
+
+
+def truncated(x, fmt):
+    """Le cifre di troppo cadono: la strada più rozza che un Tensor Core possa prendere."""
+    bits = x.float().view(torch.int32)
+    return (bits & ~((1 << (23 - fmt.mantissa_bits)) - 1)).view(torch.float32).double()
+
+
+@pytest.mark.parametrize("depth", [64, 768, 3072, 25_000])
+def test_tf32_products_are_told_from_fp32_at_every_depth(depth):
+    x, w = normal(16, depth), normal(16, depth)
+    exact = x @ w.T
+    ieee = (x.float() @ w.float().T).double()
+    rounded = product(x, w, TF32)
+    cut = (truncated(x, TF32).float() @ truncated(w, TF32).float().T).double()
+    assert from_error(relative_error(ieee, exact), depth).says == UNPROVEN
+    assert from_error(relative_error(rounded, exact), depth).says == YES
+    assert from_error(relative_error(cut, exact), depth).says == YES
+
+
+def test_the_slowest_fp32_sum_is_still_fp32():
+    depth = 4096
+    x, w = torch.randn(8, depth), torch.randn(8, depth)
+    total = torch.zeros(8, 8)
+    for k in range(depth):  # un addendo per volta: l'ordine che sbaglia di più
+        total += x[:, k, None] * w[None, :, k]
+    error = relative_error(total.double(), x.double() @ w.double().T)
+    assert "da FP32" in from_error(error, depth).reason
+
+
+def test_three_tf32_products_look_like_fp32_so_a_small_error_is_not_a_no():
+    x, w = normal(16, 768), normal(16, 768)
+    high_x, high_w = quantize(x, TF32), quantize(w, TF32)
+    low_x, low_w = quantize(x - high_x, TF32), quantize(w - high_w, TF32)
+    parts = ((low_x, high_w), (high_x, low_w), (high_x, high_w))
+    summed = sum(a.float() @ b.float().T for a, b in parts)
+    error = relative_error(summed.double(), x @ w.T)
+    assert error < 1e-6
+    found = from_error(error, 768)
+    assert (found.says, "non tre sommati" in found.reason) == (UNPROVEN, True)
+
+
+def test_bf16_on_fp32_operands_is_neither():
+    x, w = normal(16, 768), normal(16, 768)
+    found = from_error(relative_error(product(x, w, BF16), x @ w.T), 768)
+    assert (found.says, "né da FP32 né da TF32" in found.reason) == (UNPROVEN, True)
+
+
+@pytest.mark.parametrize("form", ["BF16", "FP16", "FP8"])
+def test_narrow_operands_hide_who_multiplied_them(form):
+    found = from_error(3e-4, 768, form)
+    assert (found.says, form in found.reason) == (UNPROVEN, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [(5e-5, UNPROVEN), (1.2e-4, YES), (1.5e-3, YES), (1.7e-3, UNPROVEN), (2e-6, UNPROVEN)],
+)
+def test_the_tf32_band_has_edges(error, says):
+    assert from_error(error, 768).says == says
+
+
+def test_small_integers_hide_the_tf32():
+    x, w = (torch.randint(-8, 9, (16, 768)).double() for _ in range(2))
+    assert relative_error(product(x, w, TF32), x @ w.T) == 0
+
+
+def test_errors_read_as_in_italian():
+    assert from_error(2.93e-4, 768).reason.startswith("errore relativo 2,9·10⁻⁴, da TF32")
+
+
+# Il codice macchina.
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_machine_code_says_yes_where_the_source_asks_for_tensor_cores(recipe):
+    expected = recipe.source in {"wmma.cu", "mma_formats.cu", "wgmma.cu", "tcgen05.cu"} or (
+        recipe.source == "tile.triton"
+    )
+    found = from_machine_code(read(recipe.name.removesuffix(".sass")))
+    assert found.says == (YES if expected else NO)
+
+
+def test_machine_code_counts_what_it_found():
+    assert "HGMMA" in from_machine_code(read("wgmma.sm_90a")).reason
+    said = from_machine_code(read("matmul_half.sm_90"))
+    assert (said.says, "nessuna fra" in said.reason) == (NO, True)
+
+
+def test_closed_libraries_have_no_listing():
+    assert from_machine_code(None).reason == "il kernel è di una libreria chiusa"
+
+
+# Il verdetto.
+
+
+def said(*answers):
+    return [Evidence(f"indizio {place}", says, "") for place, says in enumerate(answers)]
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected", "reason"),
+    [
+        ((YES, UNPROVEN, UNPROVEN), YES, "lo dicono: indizio 0"),
+        ((UNPROVEN, YES, YES), YES, "lo dicono: indizio 1, indizio 2"),
+        ((UNPROVEN, NO), NO, "lo dicono: indizio 1"),
+        ((UNPROVEN, UNPROVEN), UNPROVEN, "nessun indizio decide"),
+        ((), UNPROVEN, "nessun indizio decide"),
+        (
+            (NO, YES, UNPROVEN, YES),
+            UNPROVEN,
+            "si contraddicono: dicono sì indizio 1, indizio 3; dicono no indizio 0",
+        ),
+    ],
+)
+def test_verdict_needs_a_voice_and_no_contradiction(answers, expected, reason):
+    found = verdict(said(*answers))
+    assert (found.says, found.reason) == (expected, reason)
+
+
+def test_a_wrong_name_is_caught_by_the_other_evidence():
+    liar = from_kernel_names([FFMA])
+    found = verdict([liar, from_error(2.9e-4, 768)])
+    assert found.says == UNPROVEN
+    assert "dicono sì errore; dicono no nomi dei kernel" in found.reason
+
+
+# ncu.
+
+KERNELS = [
+    ("void at::native::spin_kernel(long)", {"hmma": 0, "gmma": 0}, 0.0),
+    (NVJET, {"hmma": 0, "gmma": 1_234_567}, 71.3),
+    ("void cublasLt::splitKreduce_kernel<32, 16>(int)", {"hmma": 3, "gmma": 0}, 0.5),
+    ("void at::native::spin_kernel(long)", {"hmma": 0, "gmma": 0}, 0.0),
+    (FFMA, {"hmma": 0, "gmma": 0}, 0.0),
+]
+"""Due operazioni come ncu le vede: un segnale, i kernel; un segnale, un kernel."""
+
+EXPECTED = [
+    {**hopper(gmma=1234567.0, hmma=3.0), CYCLES: 71.3},
+    {**hopper(), CYCLES: 0.0},
+]
+
+
+def written(rows):
+    text = io.StringIO()
+    csv.writer(text, quoting=csv.QUOTE_ALL).writerows(rows)
+    return text.getvalue()
+
+
+def metrics(counts, cycles):
+    named = dict.fromkeys(("dmma", "gmma", "hmma", "imma"), 0) | counts
+    return {f"{TENSOR_PIPE}_op_{name}.sum": f"{it:,}" for name, it in named.items()} | {
+        CYCLES: f"{cycles}"
+    }
+
+
+def wide():
+    """Il CSV di `--page raw`: una colonna per contatore, le unità sotto l'intestazione."""
+    names = list(metrics({}, 0))
+    head = ["ID", "Process ID", "Kernel Name", "Block Size", *names]
+    units = ["", "", "", "", *["inst"] * (len(names) - 1), "%"]
+    rows = [
+        [place, 41, kernel, "(128, 1, 1)", *metrics(counts, cycles).values()]
+        for place, (kernel, counts, cycles) in enumerate(KERNELS)
+    ]
+    return written([head, units, *rows])
+
+
+def long():
+    """Il CSV dell'altra forma: una riga per contatore."""
+    head = ["ID", "Process ID", "Kernel Name", "Metric Name", "Metric Unit", "Metric Value"]
+    rows = [
+        [place, 41, kernel, name, "inst", value]
+        for place, (kernel, counts, cycles) in enumerate(KERNELS)
+        for name, value in metrics(counts, cycles).items()
+    ]
+    return written([head, *rows])
+
+
+NOISE = '==PROF== Connected to process 41\n==PROF== Profiling "k" - 0: 0%....100% - 2 passes\n'
+
+
+@pytest.mark.parametrize("table", [wide, long])
+def test_both_forms_of_the_csv_give_the_counters_of_each_operation(table):
+    assert counters.split(counters.parse(NOISE + table())) == EXPECTED
+
+
+def test_an_unavailable_counter_is_left_out():
+    text = wide().replace('"1,234,567"', '"n/a"')
+    [first, _] = counters.split(counters.parse(text))
+    assert f"{TENSOR_PIPE}_op_gmma.sum" not in {k for k, v in first.items() if v == 1234567.0}
+    assert first[f"{TENSOR_PIPE}_op_hmma.sum"] == 3.0
+
+
+def test_kernels_before_the_first_signal_belong_to_nobody():
+    assert counters.split([("altro", {"sm__x": 1.0})]) == []
+
+
+@pytest.fixture
+def fake_ncu(monkeypatch, tmp_path):
+    """Un `ncu` finto, che scrive ciò che gli si dice; dà la riga di comando che ha ricevuto."""
+
+    def install(answer, *, sleep=0):
+        program, seen = tmp_path / "ncu", tmp_path / "argv.json"
+        program.write_text(
+            f"#!{sys.executable}\nimport json, sys, time\n"
+            f"open({str(seen)!r}, 'w').write(json.dumps(sys.argv[1:]))\n"
+            f"time.sleep({sleep})\nsys.stdout.write({answer!r})\n",
+            encoding="utf-8",
+        )
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setattr(shutil, "which", lambda name, path: str(program))
+        return seen
+
+    return install
+
+
+def test_counters_come_back_under_the_names_of_the_operations(fake_ncu):
+    seen = fake_ncu(NOISE + wide())
+    assert counters.count(["BF16 1 2 3", "FP32 1 2 3"]) == {
+        "BF16 1 2 3": EXPECTED[0],
+        "FP32 1 2 3": EXPECTED[1],
+    }
+    command = json.loads(seen.read_text(encoding="utf-8"))
+    assert command[command.index("--clock-control") + 1] == "none"
+    assert json.loads(command[-1]) == ["BF16 1 2 3", "FP32 1 2 3"]
+    assert command[-4:-1] == [sys.executable, "-m", "benchmarks.counters"]
+
+
+def test_operations_ncu_had_no_time_for_are_missing(fake_ncu):
+    fake_ncu(wide())
+    assert list(counters.count(["a", "b", "c"])) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("==ERROR== ERR_NVGPUCTRPERM - The user …\n", r"non ha il permesso .*ERR_NVGPUCTRPERM"),
+        ("==ERROR== Failed to find metric x\n", "0 operazioni su 1: Failed to find metric x"),
+        ("", "ncu ha contato 0 operazioni su 1$"),
+    ],
+)
+def test_a_failing_ncu_says_why(fake_ncu, answer, reason):
+    fake_ncu(answer)
+    with pytest.raises(counters.NoCountersError, match=reason):
+        counters.count(["BF16 1 2 3"])
+
+
+def test_a_late_ncu_is_stopped(fake_ncu, monkeypatch):
+    fake_ncu("", sleep=60)
+    monkeypatch.setattr(counters, "LIMIT", 0.2)
+    with pytest.raises(counters.NoCountersError, match="non ha finito"):
+        counters.count(["BF16 1 2 3"])
+
+
+def test_without_ncu_it_is_said(monkeypatch):
+    monkeypatch.setattr(counters, "CUDA_FOLDER", "")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(counters.NoCountersError, match="non è installato"):
+        counters.count(["BF16 1 2 3"])
+
+
+# Il benchmark.
+
+SIZE = (10, 96, 32)
+"""Righe, profondità, colonne."""
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("form", "error"), [("FP32", 2e-7), ("BF16", 2.8e-3), ("FP16", 3.5e-4), ("FP8", 3.8e-2)]
+)
+def test_each_format_pays_its_own_error(form, error):
+    x, w = bench.operands(*SIZE)
+    kept = bench.stored(x, form), bench.stored(w, form)
+    if form == "FP8":
+        y = (kept[0].values() @ kept[1].values().T).bfloat16()
+    else:
+        y = bench.product(form, *kept)()
+    found = bench.errors(y, x, w, kept)
+    assert error / 2 < found["error"] < error * 2
+    assert found["product_error"] <= found["error"]
+    if form == "FP8":
+        assert found["product_error"] < 3e-3  # qui resta solo l'uscita, in BF16
+
+
+def test_fp8_scale_uses_the_whole_range():
+    x, _ = bench.operands(*SIZE)
+    kept = bench.stored(x, "FP8")
+    assert kept.numbers.float().abs().max() == 448
+    assert kept.values().abs().max() == pytest.approx(x.abs().max().item())
+
+
+def test_work_counts_the_product_and_the_least_traffic():
+    m, k, n = SIZE
+    found = bench.work(m, k, n)
+    assert (found.flops, found.numbers) == (2 * m * k * n, m * k + k * n + m * n)
+    assert found.bytes == m * k + k * n + 2 * m * n
+    assert bench.work(10, 97, 32).bytes == 2 * (10 * 97 + 97 * 32 + 10 * 32)
+    assert found.label == "10×96×32"
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """Il benchmark come su una H100, con un profiler e un ncu che rispondono a comando."""
+    monkeypatch.setattr(bench, "DEVICE", "cuda")
+    monkeypatch.setattr(bench, "kernel_names", lambda _: ["Memset (Device)", NVJET])
+    monkeypatch.setattr(bench, "measurable", lambda: ["FP32", "TF32", "BF16", "FP16", "FP8"])
+    return Ceilings({}, {}, 3e12, H100, {"sm_max_mhz": 1980.0})
+
+
+@torch.no_grad()
+def prove_bf16(ceilings):
+    x, w = torch.randn(10, 96), torch.randn(32, 96)
+    return bench.prove("BF16", SIZE, x, w, 5e14, ceilings)
+
+
+def test_published_proofs_carry_every_evidence(on_gpu, monkeypatch):
+    read_counters = {"BF16 10 96 32": hopper(gmma=1000.0)}
+    monkeypatch.setattr(bench, "counted", lambda: read_counters)
+    found = prove_bf16(on_gpu)
+    assert found["verdict"] == YES
+    assert found["kernels"] == f"Memset (Device)\n{NVJET}"
+    assert {name: it["says"] for name, it in found["evidence"].items()} == {
+        tensor_cores.NAMES: YES,
+        tensor_cores.RATE: YES,
+        tensor_cores.COUNTERS: YES,
+        tensor_cores.ERROR: UNPROVEN,
+        tensor_cores.MACHINE_CODE: UNPROVEN,
+    }
+    assert found["evidence"][tensor_cores.RATE]["reason"].startswith("500,0 TFLOP/s")
+    assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("counts", "reason"), [("ncu non è installato", "non è installato"), ({}, "non ha avuto")]
+)
+def test_published_proofs_say_why_counters_are_missing(on_gpu, monkeypatch, counts, reason):
+    monkeypatch.setattr(bench, "counted", lambda: counts)
+    assert reason in prove_bf16(on_gpu)["evidence"][tensor_cores.COUNTERS]["reason"]
+
+
+def test_every_operation_has_a_name_that_gives_it_back(on_gpu, monkeypatch):
+    monkeypatch.setattr(bench, "DEVICE", "cpu")
+    named = bench.cases()
+    assert len(named) == len(set(named))
+    ours = {bench.ATTENTION, bench.SDPA}
+    sizes = {tuple(map(int, case.split()[-3:])) for case in named if case not in ours}
+    assert sizes == {*bench.SIZES, *bench.ALIGNMENTS, bench.OURS}
+    with torch.no_grad():
+        assert bench.run_of("BF16 3 16 32")().shape == (3, 32)
+    assert not any(case.startswith("FP8") and " 767 " in case for case in named)
+
+
+def test_a_refused_format_is_left_out_and_said():
+    def refuse():
+        raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED\nil resto")
+
+    with pytest.warns(UserWarning, match="^Non misurato FP8: CUBLAS_STATUS_NOT_SUPPORTED$"):
+        assert not bench.accepted("FP8", refuse)
+    assert bench.accepted("FP8", list)
+
+
+def test_a_failing_operation_keeps_the_place_of_the_others(monkeypatch):
+    played = []
+    for name in ("synchronize", "_sleep"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, name=name: played.append(name))
+    for name in ("start", "stop"):
+        monkeypatch.setattr(torch.cuda.profiler, name, lambda name=name: played.append(name))
+
+    def fail():
+        raise RuntimeError
+
+    counters.play(lambda: played.append("run"))
+    assert played == ["run", "synchronize", "start", "_sleep", "run", "synchronize", "stop"]
+    played.clear()
+    counters.play(fail)
+    assert [name for name in played if name != "synchronize"] == ["start", "_sleep", "stop"]
+
+
+def test_only_what_runs_on_the_gpu_is_a_kernel_and_in_order(monkeypatch):
+    def event(name, start, device):
+        span = type("Range", (), {"start": start})
+        return type("Event", (), {"name": name, "time_range": span, "device_type": device})
+
+    gpu, cpu = bench.DeviceType.CUDA, bench.DeviceType.CPU
+    seen = [event("secondo", 2, gpu), event("aten::mm", 0, cpu), event("primo", 1, gpu)]
+
+    class Profile(contextlib.nullcontext):
+        events = staticmethod(lambda: seen)
+
+        def __enter__(self):
+            return self
+
+    monkeypatch.setattr(bench, "DEVICE", "cuda")
+    monkeypatch.setattr(bench, "profile", lambda activities: Profile())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    assert bench.kernel_names(list) == ["primo", "secondo"]
+    monkeypatch.setattr(bench, "DEVICE", "cpu")
+    assert bench.kernel_names(list) == []
+
+
+@torch.no_grad()
+def test_our_kernel_makes_the_same_product():
+    pytest.importorskip("triton")
+    x, w = bench.operands(10, 70, 33)
+    for run in bench.our_runs(x, w).values():
+        torch.testing.assert_close(run(), x @ w.T)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [bench.ATTENTION, bench.SDPA])
+def test_our_attention_pays_the_error_of_bf16(name):
+    pytest.importorskip("triton")
+    heads = torch.randn(3, 1, 2, 37, 64).unbind()
+    found = bench.attention_errors(bench.attention_runs(heads)[name](), heads)
+    assert 1e-3 < found["product_error"] < found["error"] < 1e-2
+
+
+def test_attention_work_counts_two_products():
+    found = bench.attention_work(2, 3, 5, 7)
+    assert (found.flops, found.bytes) == (2 * 2 * (2 * 3 * 5 * 5 * 7), 2 * 4 * (2 * 3 * 5 * 7))
+
+
+class Kernel:
+    """Un kernel che, lanciato, torna il codice macchina, come fa Triton."""
+
+    def __init__(self):
+        self.grids = []
+
+    def __getitem__(self, grid):
+        self.grids.append(grid)
+        return lambda *_, **__: type("Compiled", (), {"asm": {"cubin": b"codice"}})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("module", ["gpu_notes.rosetta", bench.MODULE])
+def test_listing_of_our_kernel_is_the_one_that_ran(monkeypatch, module):
+    place, kernel = pytest.importorskip(module), Kernel()
+    monkeypatch.setattr(bench, "disassemble", lambda cubin: cubin.decode())
+    monkeypatch.setattr(place, "launch", lambda kernel, grid: kernel[grid](1, number=2))
+    assert bench.listing_of(module, lambda: place.launch(kernel, (3, 5))) == "codice"
+    assert kernel.grids == [(3, 5)]
+
+
+def test_without_a_disassembler_the_machine_code_is_silent(monkeypatch):
+    def missing(*_):
+        raise MissingToolError("manca nvdisasm")
+
+    monkeypatch.setattr(bench, "listing_of", missing)
+    found = bench.code_of("gpu_notes.rosetta", list)
+    assert (found.says, found.reason) == (UNPROVEN, "listing non letto: manca nvdisasm")
+
+
+# La pagina.
+
+
+@pytest.fixture
+def session(on_gpu, monkeypatch):
+    """Una sessione scritta a mano, con una gara su GPU."""
+    monkeypatch.setattr(bench, "counted", lambda: "ncu <non> risponde")
+    score = {"median": 9.1e-6, "gflops": 5e5, "gemm_fraction": 0.912}
+    info = {
+        "device": "cuda",
+        "label": "25000×768×3072",
+        "shape": {"m": 25_000, "k": 768, "n": 3072},
+        "contestants": {"BF16": score},
+        "proofs": {"BF16": prove_bf16(on_gpu)},
+    }
+    machine = {
+        **{"cpu": "Intel(R) Xeon(R)", "cores": 16, "threads": 16, "gpu": "NVIDIA H100"},
+        **{"driver": "580.1", "system": "Linux x86_64", "python": "3.12.3"},
+        "packages": {"torch": "2.11.0", "ctranslate2": None},
+    }
+    return {
+        "machine_info": machine,
+        "commit_info": {"id": "abc1234", "modified": False},
+        "datetime": "2026-06-12T10:00:00+00:00",
+        "benchmarks": [{"group": "tensor_cores", "extra_info": info, "stats": {"rounds": 7}}],
+    }
+
+
+def test_page_shows_speed_error_and_verdict_in_one_row(session):
+    html = proofs.render("tensor_cores", [session]).replace("\u00a0", " ")
+    row = html[html.index('<th scope="row">BF16</th>') :].partition("</tr>")[0]
+    assert "<td>9,10 µs</td><td>500</td><td>91 %</td>" in row
+    assert row.endswith("<td><strong>sì</strong></td>")
+    assert "25\u202f000 righe, profondità 768, 3072 colonne" in html
+    assert "NVIDIA H100 (driver 580.1)" in html
+
+
+def test_page_lists_every_evidence_under_its_format(session):
+    html = proofs.render("tensor_cores", [session])
+    details = html[html.index("<details>") : html.index("</details>")]
+    assert '<th scope="rowgroup" rowspan="6">BF16</th>' in details
+    for proof in session["benchmarks"][0]["extra_info"]["proofs"]["BF16"]["evidence"]:
+        assert f"<td>{proof}</td>" in details
+    assert "ncu &lt;non&gt; risponde" in details
+    assert "nvjet_<wbr>sm90_<wbr>tst" in details
+
+
+def test_page_says_that_the_gpu_was_not_measured(session):
+    assert proofs.render("tensor_cores", []) == proofs.ABSENT
+    on_cpu = json.loads(json.dumps(session))
+    on_cpu["benchmarks"][0]["extra_info"]["proofs"] = {"FP32": {"error": 1e-7}}
+    assert proofs.render("tensor_cores", [on_cpu]) == proofs.ABSENT
+    assert proofs.render("altro", [session]) == proofs.ABSENT
+
+
+def test_an_unknown_group_stops_the_build():
+    with pytest.raises(SuperFencesException, match="«tensor» non esiste"):
+        proofs.prove("tensor")
+    assert proofs.prove("tensor_cores")
+
+
+def test_the_page_names_every_false_friend():
+    page = (ROOT / "docs" / "misure_tensor_core.md").read_text(encoding="utf-8")
+    for word in ("ffma", "nvjet", "HFMA2.MMA", "3×TF32", "ERR_NVGPUCTRPERM"):
+        assert word in page
+
+
+def test_pencil_case_is_above_the_ceiling():
+    flops = 2 * 25_000 * 768 * 3072
+    ceiling = cuda_core_ceiling(H100, "TF32")
+    assert flops == pytest.approx(1.18e11, rel=1e-2)
+    assert flops / 0.5e-3 == pytest.approx(236e12, rel=1e-2)
+    assert ceiling == pytest.approx(66.9e12, rel=1e-3)
+    assert flops / ceiling == pytest.approx(1.8e-3, rel=0.05)
+    assert from_rate(flops / 0.5e-3, ceiling).says == YES
+    assert from_rate(flops / 1.8e-3, ceiling).says == UNPROVEN
