@@ -106,7 +106,11 @@ class SharedEmbedding(nn.Module):
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
             hidden, weight = hidden.to(dtype), weight.to(dtype)
-        chosen, average = TokenScores.apply(hidden.flatten(0, -2), weight, tokens.flatten())
+        rows, column = hidden.flatten(0, -2), tokens.flatten()
+        if torch.compiler.is_compiling():
+            chosen, average = scores_to_compile(linear(rows, weight), column)
+        else:
+            chosen, average = TokenScores.apply(rows, weight, column)
         return chosen.view(tokens.shape), average.view(tokens.shape)
 
 
@@ -168,6 +172,19 @@ def scores_in_place(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return chosen.squeeze(-1) - total, average - total
 
 
+def scores_to_compile(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Gli stessi due numeri, scritti per `torch.compile`: ciò che va in un kernel lo decide lui.
+
+    Il punteggio del token si sceglie con un confronto e una somma: la derivata di un indice
+    sarebbe una scrittura sparsa, quella di un confronto entra nello stesso ciclo del resto.
+    """
+    exact = logits.to(at_least_float32(logits.dtype))
+    voices = torch.arange(logits.size(-1), device=logits.device)
+    chosen = exact.where(voices == tokens.unsqueeze(-1), 0).sum(dim=-1)
+    total = exact.logsumexp(dim=-1)
+    return chosen - total, exact.mean(dim=-1) - total
+
+
 def in_cache(matrix: Tensor, *columns: Tensor) -> list[tuple[Tensor, ...]]:
     """Le stesse righe di più matrici, a gruppi che su una CPU restano nella cache."""
     numbers = 2**20 if matrix.device.type == "cpu" else 2**28
@@ -180,18 +197,28 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def is_readable(tensor: Tensor) -> bool:
+    """Vero se i valori si possono leggere subito.
+
+    Leggerli obbliga una GPU a finire ciò che sta facendo: dentro `torch.compile` e `torch.export`,
+    e mentre la GPU registra i comandi di un grafo, non si può.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
 def check_tokens(tokens: Tensor, argument: str, vocabulary: int) -> None:
     """Identificatori interi, tutti nel vocabolario, almeno uno per sequenza.
 
-    Guardare i valori obbliga una GPU a finire ciò che sta facendo; perciò dentro `torch.compile`
-    e `torch.export` si controllano solo tipo e forma.
+    Dove i valori non si possono leggere si controllano solo tipo e forma.
     """
     integer = isinstance(tokens, Tensor) and tokens.dtype in (torch.int32, torch.int64)
     kind = tokens.dtype if isinstance(tokens, Tensor) else type(tokens).__name__
     require(integer, argument, kind, "un tensore torch.int64 o torch.int32", TypeError)
     empty = tokens.dim() == 0 or tokens.numel() == 0
     require(not empty, argument, tokens.shape, "almeno una sequenza con almeno un token")
-    if torch.compiler.is_compiling():
+    if not is_readable(tokens):
         return
     lowest, highest = (extreme.item() for extreme in tokens.aminmax())
     wrong = lowest if lowest < 0 else highest

@@ -30,7 +30,7 @@ from attention.s3_1_encoder_decoder_stacks import (
 from attention.s3_2_2_multi_head import MultiHeadAttention
 from attention.s3_2_3_applications import padding_mask
 from attention.s3_3_feed_forward import FeedForward
-from attention.s3_4_embeddings_softmax import SharedEmbedding, check_tokens
+from attention.s3_4_embeddings_softmax import SharedEmbedding, check_tokens, is_readable
 from attention.s3_5_positional_encoding import LearnedPositions, SinusoidalPositions
 
 
@@ -178,8 +178,7 @@ class Transformer(nn.Module):
         gradiente, grande quanto la tabella, si somma una volta sola.
         """
         self.check_pair(source, target)
-        sparse = not torch.compiler.is_compiling()
-        both = self.embedding(torch.cat([source, target], dim=-1), sparse)
+        both = self.embedding(torch.cat([source, target], dim=-1), sparse=is_readable(source))
         source_vectors, target_vectors = both.split([source.size(-1), target.size(-1)], dim=-2)
         source_mask = self.source_mask(source)
         memory = self.encode_vectors(source_vectors, source_mask)
@@ -220,9 +219,7 @@ class Transformer(nn.Module):
     def source_mask(self, source: Int[Tensor, "*batch n"]) -> Bool[Tensor, "*batch 1 n"] | None:
         """La maschera del padding; nessuna, se non c'è padding: il kernel senza è più svelto."""
         mask = padding_mask(source, self.config.padding_id)
-        if torch.compiler.is_compiling() or not mask.all():
-            return mask
-        return None
+        return None if is_readable(mask) and mask.all() else mask
 
     def generate(self, source: Int[Tensor, "batch n"], extra: int = 50) -> Int[Tensor, "batch m"]:
         """§3 ¶1: genera un token alla volta, ogni volta il più probabile.

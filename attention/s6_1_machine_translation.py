@@ -23,7 +23,6 @@ from attention.s3_model_architecture import (
     check_size,
     evaluating,
 )
-from attention.s5_2_hardware_schedule import part, read_checkpoint
 
 # La tabella 2.
 
@@ -367,6 +366,8 @@ def checkpointed_model(path: Path) -> Transformer:
     Solleva:
         ValueError: se il file è danneggiato, o non è il checkpoint di un `Transformer`.
     """
+    from attention.s5_2_hardware_schedule import part, read_checkpoint
+
     checkpoint = read_checkpoint(path)
     try:
         with torch.device("meta"):  # le forme; i numeri sono nel checkpoint

@@ -11,7 +11,10 @@ from benchmarks.contest import DEVICE, Run, Work, clock
 BASELINE = "nn.RNN"
 """Il riferimento: la ricorrenza di PyTorch, con gli stessi pesi."""
 
-LENGTHS = (10, 32, 128, 512, 1024)
+ATTENTION = "MultiHeadAttention"
+"""Chi fa un altro lavoro: la stessa sequenza, senza ricorrenza."""
+
+LENGTHS = {"cpu": (10, 32, 128, 512, 1024), "cuda": (10, 128, 1024)}[DEVICE]
 """Le lunghezze della sequenza."""
 
 WIDTH, HEADS = 512, 8
@@ -21,7 +24,7 @@ WIDTH, HEADS = 512, 8
 def work(n: int, d: int) -> Work:
     """Il lavoro della ricorrenza: due prodotti vettore–matrice per posizione.
 
-    L'attenzione ne ha un altro, di solito maggiore: quattro proiezioni e due prodotti lunghi n.
+    L'attenzione ne ha un altro, maggiore: quattro proiezioni e due prodotti lunghi n.
     """
     return Work(
         label=f"n = {n}",
@@ -44,7 +47,7 @@ def contestants(cell: Elman, attention: MultiHeadAttention, x: torch.Tensor) -> 
         "recurrence(Elman)": lambda: recurrence(cell, h_0, x),
         "xW_x prima del ciclo": products_ahead,
         BASELINE: lambda: layer(x)[0],
-        "MultiHeadAttention": lambda: attention(x, x, x),
+        ATTENTION: lambda: attention(x, x, x),
     }
 
 
@@ -70,4 +73,5 @@ def test_forward(contest, dtype, n):
     """Una sequenza sola: dentro un esempio non c'è un batch dietro cui nascondere l'attesa."""
     attention = MultiHeadAttention(WIDTH, HEADS).to(DEVICE, dtype).eval()
     x = torch.randn(1, n, WIDTH, device=DEVICE, dtype=dtype)
-    contest(contestants(random_cell(WIDTH, dtype), attention, x), BASELINE, work(n, WIDTH))
+    runs = contestants(random_cell(WIDTH, dtype), attention, x)
+    contest(runs, BASELINE, work(n, WIDTH), {ATTENTION})

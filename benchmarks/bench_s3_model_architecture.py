@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention import BASE, Transformer, TransformerConfig, sinusoids
-from benchmarks.contest import DEVICE, Run, Work, clock
+from benchmarks.contest import DEVICE, ONLY_FP32, Run, Work, clock
 from benchmarks.provenance import installed
 
 BATCH, LENGTH = 8, 64
@@ -241,8 +241,9 @@ def test_training_step(contest, dtype, vocabulary):
     contest(steps(config, dtype), TORCH, training_work(config))
 
 
+@ONLY_FP32
 @pytest.mark.benchmark(group="s3_training_autocast", timer=clock)
-def test_training_step_with_autocast(contest):
+def test_training_step_with_autocast(contest, dtype):
     """Lo stesso passo con i prodotti in BF16, accanto a sé stesso in FP32."""
     config = base(8_000)
     tokens = torch.randint(3, config.vocabulary, (3, BATCH, LENGTH), device=DEVICE)
@@ -327,8 +328,9 @@ def matrix_products(config: TransformerConfig) -> Run:
     return run
 
 
+@ONLY_FP32
 @pytest.mark.benchmark(group="s3_training_parts", timer=clock)
-def test_parts_of_a_training_step(contest):
+def test_parts_of_a_training_step(contest, dtype):
     """Il passo con 37 000 voci, e i suoi pezzi."""
     config = base(37_000)
     contest(parts(config), "Transformer", training_work(config))
@@ -483,8 +485,9 @@ def copy_ctranslate2_layer(ours: Any, theirs: Any) -> None:
     norm(theirs.ffn.layer_norm, ours.feed_forward_norm)
 
 
+@ONLY_FP32
 @pytest.mark.benchmark(group="s3_greedy_decoding", timer=clock)
-def test_greedy_decoding(contest, tmp_path):
+def test_greedy_decoding(contest, dtype, tmp_path):
     """Una frase di 64 token, 64 token generati, sempre il più probabile, in FP32."""
     config = base(37_000)
     contest(generators(config, tmp_path), READING, greedy_work(config))

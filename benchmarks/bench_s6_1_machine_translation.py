@@ -17,7 +17,13 @@ from benchmarks.bench_s3_model_architecture import (
     products,
     weights_per_token,
 )
-from benchmarks.contest import DEVICE, Run, Work, clock
+from benchmarks.contest import DEVICE, ONLY_FP32, Run, Work, clock
+
+pytestmark = [
+    ONLY_FP32,
+    pytest.mark.skipif(DEVICE == "cuda", reason="su GPU si genera in bench_s6_1_decoding.py"),
+]
+"""I modelli di queste gare stanno in FP32, e la macchina è una CPU."""
 
 BATCH = 16
 """Le frasi che si generano insieme, ciascuna con il token più probabile."""
@@ -76,14 +82,14 @@ def whole(output: Tensor, model: Transformer) -> Tensor:
 
 
 @pytest.mark.benchmark(group="s6_1_beam", timer=clock)
-def test_beam_search(contest, tmp_path):
+def test_beam_search(contest, dtype, tmp_path):
     """Una frase di 64 token, quattro ipotesi, 64 token generati, in FP32."""
     config = base(37_000)
     contest(contestants(config, tmp_path, 1, BEAM), READING, beam_work(config))
 
 
 @pytest.mark.benchmark(group="s6_1_greedy_batch", timer=clock)
-def test_greedy_batch(contest, tmp_path):
+def test_greedy_batch(contest, dtype, tmp_path):
     """Sedici frasi di 64 token, 64 token generati per ognuna, in FP32."""
     config = base(37_000)
     contest(contestants(config, tmp_path, BATCH, 1), READING, batch_work(config))

@@ -54,6 +54,13 @@ def _inference() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _plain_fp32() -> None:
+    """FP32 vuol dire FP32: cuDNN farebbe in TF32 convoluzioni e ricorrenze, se può."""
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    torch.backends.cudnn.rnn.fp32_precision = "ieee"
+
+
 @pytest.fixture(params=DTYPES, ids=str)
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     """Su CPU fp32; su GPU anche bf16."""

@@ -10,16 +10,20 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch.autograd.profiler import profile
 
 from benchmarks.ceilings import FORMATS, Ceilings
 from benchmarks.stopwatch import DEVICE, Run, clock, timed
 
-__all__ = ["DEVICE", "Run", "Work", "clock"]
+__all__ = ["DEVICE", "ONLY_FP32", "Run", "Work", "clock"]
 
 DTYPES = [torch.float32, torch.bfloat16] if DEVICE == "cuda" else [torch.float32]
 """I tipi in cui si misura."""
+
+ONLY_FP32 = pytest.mark.parametrize("dtype", [torch.float32], ids=str)
+"""Per le gare di modelli che stanno comunque in FP32."""
 
 GEMM_SIZES = {
     "cpu": {torch.float32: 1024},
@@ -27,7 +31,7 @@ GEMM_SIZES = {
 }
 """Il lato delle matrici quadrate con cui si misura il tetto di una gara, per tipo di numeri."""
 
-SECONDS = 1.0 if DEVICE == "cuda" else 5.0
+SECONDS = 0.5 if DEVICE == "cuda" else 5.0
 """Quanto dura una gara, se i giri non sono troppo pochi o troppi."""
 
 MIN_ROUNDS = 7

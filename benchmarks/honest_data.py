@@ -67,6 +67,8 @@ def is_constant(matrix: Tensor) -> bool:
 def refuse_degenerate_data(name: str, run: Run) -> None:
     """Una chiamata osservata: se metà dei prodotti ha un operando costante, non è una misura.
 
+    Ciò che è compilato si osserva prima della compilazione, operazione per operazione.
+
     Argomenti:
         name: il nome del concorrente.
         run: la chiamata.
@@ -75,7 +77,7 @@ def refuse_degenerate_data(name: str, run: Run) -> None:
         DegenerateDataError: se i dati sono costanti. Un operando costante ogni tanto è normale:
             lo stato iniziale di una ricorrenza è zero.
     """
-    with Watcher() as seen:
+    with torch.compiler.set_stance("force_eager"), Watcher() as seen:
         run()
     if seen.products and 2 * seen.constant >= seen.products:
         raise DegenerateDataError(

@@ -2,6 +2,9 @@
 
 import ctypes
 import math
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +26,9 @@ from attention.s3_4_embeddings_softmax import (
     at_least_float32,
     check_tokens,
     in_cache,
+    is_readable,
     scores_in_place,
+    scores_to_compile,
 )
 
 SMALL = TransformerConfig(layers=2, d_model=8, d_ff=11, heads=2, dropout=0.0, vocabulary=13)
@@ -405,6 +410,55 @@ def test_score_is_the_logarithm_of_the_token_and_the_mean_of_all(batch, device):
         assert_equal(actual, wanted)
 
 
+def test_the_formula_to_compile_has_the_same_numbers_and_gradients():
+    """§3.4 ¶1: il confronto al posto dell'indice sceglie lo stesso punteggio, anche enorme."""
+    logits = torch.cat([random_rows(3, 11), 1000 * random_rows(2, 11)]).requires_grad_()
+    tokens, weights = torch.tensor([3, 0, 10, 5, 5]), random_rows(2, 5)
+    logarithms = logits.log_softmax(dim=-1)
+    expected = logarithms.gather(1, tokens[:, None])[:, 0], logarithms.mean(dim=-1)
+    gradients = []
+    for pair in (scores_to_compile(logits, tokens), expected):
+        for actual, wanted in zip(pair, expected, strict=True):
+            assert_equal(actual, wanted)
+        total = sum((w * result).sum() for w, result in zip(weights, pair, strict=True))
+        gradients += torch.autograd.grad(total, logits, retain_graph=True)
+    assert_equal(*gradients)
+
+
+def test_the_formula_to_compile_is_in_single_precision_at_least():
+    short = random_rows(3, 11).bfloat16()
+    found = scores_to_compile(short, torch.tensor([3, 0, 10]))
+    for actual, wanted in zip(
+        found, scores_to_compile(short.float(), torch.tensor([3, 0, 10])), strict=True
+    ):
+        assert actual.dtype == torch.float32
+        assert torch.equal(actual, wanted)
+
+
+COMPILED = """
+import torch
+from attention import SharedEmbedding
+
+torch.manual_seed(0)
+module = SharedEmbedding(11, 5)
+compiled = torch.compile(module.score, fullgraph=True, backend="aot_eager")
+hidden, tokens = torch.randn(2, 3, 5, requires_grad=True), torch.randint(11, (2, 3))
+results = []
+for score in (module.score, compiled):
+    chosen, average = score(hidden, tokens)
+    total = (chosen - 0.3 * average).sum()
+    results.append((chosen, average, *torch.autograd.grad(total, [hidden, module.weight])))
+for one, other in zip(*results, strict=True):
+    torch.testing.assert_close(one, other)
+"""
+
+
+def test_score_compiles_whole():
+    """In un altro processo: il controllo delle forme che i test aggiungono non è compilabile."""
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_score_has_the_numerical_derivatives():
     """§3.4 ¶1: il gradiente scritto a mano è quello delle differenze finite."""
     tokens, step = torch.tensor([3, 0, 4]), 1e-6
@@ -572,6 +626,16 @@ def test_while_compiling_only_type_and_shape_are_checked(monkeypatch):
         check_tokens(torch.tensor([], dtype=torch.int64), "words", 11)
     with pytest.raises(TypeError, match=r"^words: dato: torch\.float64"):
         check_tokens(torch.zeros(3).double(), "words", 11)
+
+
+@pytest.mark.usefixtures("our_own_errors")
+def test_while_a_gpu_records_values_are_not_read(monkeypatch):
+    """Leggerli fermerebbe la GPU, e la registrazione con lei; su CPU non si registra."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert is_readable(torch.tensor([1]))
+    assert not is_readable(SimpleNamespace(is_cuda=True))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert is_readable(SimpleNamespace(is_cuda=True))
 
 
 @pytest.mark.usefixtures("our_own_errors")

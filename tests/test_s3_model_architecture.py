@@ -858,6 +858,35 @@ def test_short_types_stay_close_to_double_precision(dtype, device):
     assert generated.shape[0] == 3
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="qui non c'è una GPU CUDA")
+def test_on_a_gpu_a_step_can_be_recorded():
+    """Avanti e indietro in un grafo: ripetuto con altri token, dà la loro perdita e i gradienti."""
+    model = random_model(tiny(), "cuda").float()
+    tokens = torch.randint(3, 11, (3, 2, 5), device="cuda")
+
+    def step():
+        model.zero_grad()
+        chosen, _ = model.score(*tokens)
+        loss = -chosen.mean()
+        loss.backward()
+        return loss.detach()
+
+    aside = torch.cuda.Stream()
+    with torch.cuda.stream(aside):
+        step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step()
+    tokens.copy_(torch.randint(3, 11, tokens.shape, device="cuda"))
+    graph.replay()
+    found = [loss.clone(), *(parameter.grad.clone() for parameter in model.parameters())]
+    expected = [step(), *(parameter.grad for parameter in model.parameters())]
+    for mine, theirs in zip(found, expected, strict=True):
+        dense = theirs.to_dense() if theirs.is_sparse else theirs
+        torch.testing.assert_close(mine, dense, rtol=1e-4, atol=1e-5)
+
+
 @every_form
 def test_no_mask_gives_nan(sizes):
     """Sorgenti tutte di padding, in testa o in mezzo: punteggi e gradienti restano finiti."""
