@@ -10,8 +10,6 @@ from typing import Any
 import cpuinfo
 import torch
 
-from benchmarks.schema import slug as slug
-
 PACKAGES = ("torch", "triton", "numpy", "x-transformers", "transformers", "ctranslate2")
 """I pacchetti di cui si annota la versione."""
 

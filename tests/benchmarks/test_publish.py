@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import conftest as bench_conftest
-from benchmarks import provenance, publish
+from benchmarks import provenance, publish, schema
 from benchmarks.ceilings import Ceilings
 
 
@@ -112,7 +112,7 @@ def test_machine_is_named_without_its_network_name():
     ],
 )
 def test_slug_keeps_what_tells_machines_apart(cpu, gpu, name):
-    assert provenance.slug({"cpu": cpu, "cores": 2, "gpu": gpu}) == name
+    assert schema.slug({"cpu": cpu, "cores": 2, "gpu": gpu}) == name
 
 
 def test_commit_says_when_the_sources_were_modified(monkeypatch):
