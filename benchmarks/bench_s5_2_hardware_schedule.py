@@ -7,9 +7,9 @@ multiplo di 8, quanto basta ai Tensor Core.
 
 Il bilancio su una H100, a 790 TFLOP/s e 3 TB/s, in millisecondi per passo (base, grande):
 i prodotti 12 e 41; i numeri letti e scritti fra un prodotto e l'altro, attorno alle
-normalizzazioni, ai dropout, alle ReLU e alle attenzioni, circa 9 e 18 se ogni catena di operazioni
-è un kernel solo; i punteggi del vocabolario, quattro passaggi su 1,85 GB, circa 2,5; Adam, 28 byte
-per peso, 0,6 e 2. Scritte una per una, le stesse operazioni passano per la memoria il doppio delle
+normalizzazioni, ai dropout, alle ReLU e alle attenzioni, circa 8 e 17 se ogni catena di operazioni
+è un kernel solo; i punteggi del vocabolario, sei passaggi su 1,85 GB, circa 4; Adam, 28 byte per
+peso, 0,6 e 2. Scritte una per una, le stesse operazioni passano per la memoria il doppio delle
 volte, e i punteggi il triplo: da qui la compilazione.
 """
 
