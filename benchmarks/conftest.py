@@ -1,6 +1,9 @@
 """I benchmark si eseguono con `pytest benchmarks`; qui la gara diventa una misura pubblicabile."""
 
+import json
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -139,14 +142,59 @@ def pytest_benchmark_generate_commit_info(config: pytest.Config) -> dict[str, An
 def pytest_benchmark_update_json(
     config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]
 ) -> None:
-    """Lascia solo ciò che si pubblica, e aggiunge i tetti: niente singoli tempi, niente opzioni."""
+    """Lascia solo ciò che si pubblica, e aggiunge i tetti: niente singoli tempi, niente opzioni.
+
+    Una gara fallita a metà ha dei tempi ma non un verdetto: si lascia fuori.
+    """
     if CEILINGS in config.stash:
         output_json["ceilings"] = config.stash[CEILINGS].published()
-    for entry in output_json["benchmarks"]:
-        kept = {name: entry[name] for name in ("group", "name", "extra_info")}
-        stats = {name: entry["stats"][name] for name in PUBLISHED_STATS}
-        entry.clear()
-        entry.update(kept, stats=stats)
+    output_json["benchmarks"] = [
+        {
+            **{name: entry[name] for name in ("group", "name", "extra_info")},
+            "stats": {name: entry["stats"][name] for name in PUBLISHED_STATS},
+        }
+        for entry in output_json["benchmarks"]
+        if "contestants" in entry["extra_info"]
+    ]
+
+
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Dopo ogni gara, ciò che si è misurato fin lì è già sul disco, accanto al file chiesto."""
+    session = item.config._benchmarksession
+    target = partial_file(item.config)
+    if target is None or not session.benchmarks:
+        return
+    about = {"machine_info": machine(), "commit_info": commit()}
+    several = {"config": item.config, "benchmarks": session.benchmarks}
+    generate = item.config.hook.pytest_benchmark_generate_json
+    found = generate(**several, include_data=False, **about)
+    item.config.hook.pytest_benchmark_update_json(**several, output_json=found)
+    write(target, found)
+
+
+def partial_file(config: pytest.Config) -> Path | None:
+    """Il file in cui crescono le misure, se se ne è chiesto uno con `--benchmark-json`."""
+    asked = config.getoption("benchmark_json", None)
+    if asked is None:
+        return None
+    path = (
+        asked if isinstance(asked, Path) else asked.name
+    )  # fino alla versione 5.2, un file aperto
+    return Path(f"{path}.parziale")
+
+
+def write(target: Path, found: dict[str, Any]) -> None:
+    """Scrive un file intero, che prende il suo nome soltanto alla fine."""
+    whole = target.with_name(f"{target.name}.tmp")
+    whole.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    os.replace(whole, target)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """A misura finita il file è quello chiesto, e il parziale non serve più."""
+    partial = partial_file(config)
+    if partial and partial.exists() and partial.with_suffix("").stat().st_size:
+        partial.unlink()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ UNKNOWN = "sconosciuto"
 """Ciò che si scrive quando non si può sapere."""
 
 
+@cache
 def machine() -> dict[str, Any]:
     """La macchina e le versioni. Non il suo nome in rete, che non riguarda la misura."""
     found = {
@@ -36,6 +38,7 @@ def machine() -> dict[str, Any]:
     return found
 
 
+@cache
 def commit() -> dict[str, Any]:
     """Il commit dei sorgenti, e se da allora sono stati modificati."""
     return {

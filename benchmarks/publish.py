@@ -1,18 +1,24 @@
 """`python -m benchmarks.publish`: misura, e mette il risultato fra quelli pubblicati.
 
-Il file prende posto solo quando la misura è finita, nella cartella della macchina.
+Il file prende posto solo quando la misura è finita, nella cartella della macchina. Se la misura si
+ferma, le gare già fatte restano in un file parziale; `python -m benchmarks.publish --from FILE`
+pubblica quello, o il file di un'altra macchina.
 """
 
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from benchmarks import schema
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
+
+RESULTS = ROOT / "benchmarks" / "results"
 """Dove stanno i risultati: una cartella per macchina, un file per giorno."""
+
+MEASURED = ROOT / ".benchmarks" / "measured.json"
+"""Dove sta una misura prima di essere pubblicata."""
 
 
 def place(measured: dict) -> Path:
@@ -20,20 +26,40 @@ def place(measured: dict) -> Path:
     return RESULTS / schema.slug(measured["machine_info"]) / f"{measured['datetime'][:10]}.json"
 
 
-def main() -> int:
-    """Esegue i benchmark; torna il loro esito."""
-    with tempfile.TemporaryDirectory(dir=RESULTS.parent) as folder:
-        output = Path(folder, "measured.json")
-        command = [sys.executable, "-m", "pytest", "benchmarks", f"--benchmark-json={output}"]
-        outcome = subprocess.call([*command, *sys.argv[1:]], cwd=RESULTS.parent.parent)
-        if outcome:
-            return outcome
-        target = place(schema.read(output))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(output, target)
-    print(f"Misure pubblicate in {target.relative_to(RESULTS.parent.parent)}")
-    return 0
+def publish(source: Path) -> None:
+    """Controlla un file e lo mette al suo posto, intero; quello di partenza non si tocca."""
+    target = place(schema.read(source))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".tmp")
+    partial.write_bytes(source.read_bytes())
+    os.replace(partial, target)
+    print(f"Misure pubblicate in {target.relative_to(ROOT)}")
+
+
+def measure(options: list[str]) -> int:
+    """Esegue i benchmark e ne scrive il risultato in `MEASURED`; torna il loro esito."""
+    MEASURED.parent.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "pytest", "benchmarks", f"--benchmark-json={MEASURED}"]
+    try:
+        outcome = subprocess.call([*command, *options], cwd=ROOT)
+    except KeyboardInterrupt:
+        outcome = 1
+    partial = MEASURED.with_name(f"{MEASURED.name}.parziale")
+    if outcome and partial.exists():
+        print(f"Misura non finita. Le gare già fatte sono in {partial.relative_to(ROOT)}")
+    return outcome
+
+
+def main(*options: str) -> int:
+    """Misura e pubblica, oppure pubblica il file che segue `--from`; torna l'esito."""
+    if options[:1] == ("--from",):
+        publish(Path(options[1]))
+        return 0
+    outcome = measure(list(options))
+    if not outcome:
+        publish(MEASURED)
+    return outcome
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

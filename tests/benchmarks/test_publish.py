@@ -4,6 +4,9 @@ Nessun test cronometra: i tempi sono misure, e stanno in `benchmarks/results/`.
 """
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +16,7 @@ import torch
 from benchmarks import conftest as bench_conftest
 from benchmarks import provenance, publish, schema
 from benchmarks.ceilings import Ceilings
+from weave.house import ROOT
 
 
 @pytest.fixture
@@ -63,7 +67,7 @@ def small():
     }
 
 
-def test_published_file_drops_single_times_and_options():
+def test_published_file_drops_single_times_options_and_failed_contests():
     stats = {"min": 1.0, "median": 2.0, "iqr": 0.5, "max": 3.0, "rounds": 7}
     entry = {
         "group": "g",
@@ -71,12 +75,13 @@ def test_published_file_drops_single_times_and_options():
         "fullname": "percorso",
         "params": {},
         "options": {"timer": "clock"},
-        "extra_info": {"flops": 1},
+        "extra_info": {"contestants": {}},
         "stats": {**stats, "data": [1.0, 2.0, 3.0], "mean": 2.0},
     }
-    output = {"benchmarks": [entry]}
+    failed = {**entry, "extra_info": {}}
+    output = {"benchmarks": [entry, failed]}
     bench_conftest.pytest_benchmark_update_json(SimpleNamespace(stash={}), [], output)
-    kept = {"group": "g", "name": "n", "extra_info": {"flops": 1}, "stats": stats}
+    kept = {"group": "g", "name": "n", "extra_info": {"contestants": {}}, "stats": stats}
     assert output == {"benchmarks": [kept]}
 
 
@@ -118,9 +123,9 @@ def test_slug_keeps_what_tells_machines_apart(cpu, gpu, name):
 def test_commit_says_when_the_sources_were_modified(monkeypatch):
     answers = {"rev-parse": "abc1234", "status": " M attention/__init__.py"}
     monkeypatch.setattr(provenance, "answer", lambda git, command, *_: answers[command])
-    assert provenance.commit() == {"id": "abc1234", "modified": True}
+    assert provenance.commit.__wrapped__() == {"id": "abc1234", "modified": True}
     monkeypatch.setattr(provenance, "answer", lambda *_: None)
-    assert provenance.commit() == {"id": "sconosciuto", "modified": False}
+    assert provenance.commit.__wrapped__() == {"id": "sconosciuto", "modified": False}
 
 
 def test_what_is_missing_is_said(monkeypatch):
@@ -139,28 +144,94 @@ def test_what_is_missing_is_said(monkeypatch):
 @pytest.fixture
 def fake_run(monkeypatch, tmp_path, small):
     """`publish.main` con un pytest finto, che scrive la misura e torna l'esito chiesto."""
+    monkeypatch.setattr(publish, "ROOT", tmp_path)
+    monkeypatch.setattr(publish, "RESULTS", tmp_path / "benchmarks" / "results")
+    monkeypatch.setattr(publish, "MEASURED", tmp_path / ".benchmarks" / "measured.json")
 
     def run(outcome):
         def call(command, cwd):
             option = next(word for word in command if word.startswith("--benchmark-json="))
-            Path(option.partition("=")[2]).write_text(json.dumps(small), encoding="utf-8")
+            target = Path(option.partition("=")[2])
+            if outcome:
+                target = target.with_name(f"{target.name}.parziale")
+            target.write_text(json.dumps(small), encoding="utf-8")
+            if outcome is KeyboardInterrupt:
+                raise outcome
             return outcome
 
-        monkeypatch.setattr(publish, "RESULTS", tmp_path / "benchmarks" / "results")
         monkeypatch.setattr(publish.subprocess, "call", call)
-        monkeypatch.setattr(publish.sys, "argv", ["publish"])
-        (tmp_path / "benchmarks").mkdir()
-        return publish.main(), sorted((tmp_path / "benchmarks").rglob("*.json"))
+        return publish.main(), sorted((tmp_path / "benchmarks").rglob("*"))
 
     return run
 
 
+PUBLISHED = Path("benchmarks", "results", "intel-xeon-2c-cpu", "2026-06-12.json")
+
+
 def test_a_finished_run_is_published_under_its_machine_and_day(fake_run, small, tmp_path):
     outcome, files = fake_run(0)
-    folder = tmp_path / "benchmarks" / "results" / "intel-xeon-2c-cpu"
-    assert (outcome, files) == (0, [folder / "2026-06-12.json"])
-    assert json.loads(files[0].read_text(encoding="utf-8")) == small
+    target = tmp_path / PUBLISHED
+    assert (outcome, files) == (0, [*reversed(target.parents[:2]), target])
+    assert json.loads(target.read_text(encoding="utf-8")) == small
 
 
-def test_a_failed_run_publishes_nothing(fake_run):
-    assert fake_run(1) == (1, [])
+@pytest.mark.parametrize("outcome", [1, KeyboardInterrupt])
+def test_a_stopped_run_publishes_nothing_and_tells_where_the_rest_is(fake_run, outcome, capsys):
+    assert fake_run(outcome) == (1, [])
+    assert ".benchmarks/measured.json.parziale" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("fake_run")
+def test_a_file_from_elsewhere_is_checked_and_published(small, tmp_path):
+    source = tmp_path / "altrove.json"
+    source.write_text(json.dumps(small), encoding="utf-8")
+    assert publish.main("--from", str(source)) == 0
+    assert json.loads((tmp_path / PUBLISHED).read_text(encoding="utf-8")) == small
+    assert source.exists()
+    source.write_text(json.dumps({**small, "datetime": "ieri"}), encoding="utf-8")
+    with pytest.raises(schema.SchemaError, match="datetime"):
+        publish.main("--from", str(source))
+
+
+# Una sessione vera, fermata a metà.
+
+KILLED = """
+import os
+import pytest
+import torch
+from benchmarks.contest import Work, clock
+
+WORK = Work("prova", {"n": 64}, flops=2 * 64**3, numbers=3 * 64**2)
+
+
+@pytest.mark.benchmark(group="prova", timer=clock)
+@pytest.mark.parametrize("place", range(3))
+def test_product(contest, monkeypatch, place):
+    monkeypatch.setattr("benchmarks.contest.SECONDS", 0.01)
+    if place == 2 and os.environ.get("KILL"):
+        os.kill(os.getpid(), 9)
+    a, b = torch.randn(2, 64, 64)
+    contest({"noi": lambda: a @ b, "loro": lambda: a.mm(b)}, "loro", WORK)
+"""
+
+
+@pytest.mark.parametrize("kill", [True, False])
+def test_a_killed_session_keeps_what_it_had_measured(kill, tmp_path):
+    (tmp_path / "bench_killed.py").write_text(KILLED, encoding="utf-8")
+    (tmp_path / "conftest.py").write_text("from benchmarks.conftest import *", encoding="utf-8")
+    target = tmp_path / "measured.json"
+    options = ("-q", "--rootdir", str(tmp_path))
+    command = (sys.executable, "-m", "pytest", *options, f"--benchmark-json={target}")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"KILL": "1"} if kill else {}
+    ran = subprocess.run(
+        [*command, str(tmp_path / "bench_killed.py")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    partial = tmp_path / "measured.json.parziale"
+    assert (ran.returncode == -9, partial.exists()) == (kill, kill), ran.stdout
+    session = schema.read(partial if kill else target)
+    assert [it["name"][-2] for it in session["benchmarks"]] == list("012")[: 2 if kill else 3]
