@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from attention import causal_mask, scaled_dot_product_attention
 from benchmarks.contest import DEVICE, Run, Work, clock
 
-OURS, BASELINE, LETTER = "flash_attention", "FlashAttention-2", "alla lettera"
-"""Il nostro, il riferimento, e la forma che scrive i pesi in memoria."""
+OURS, BASELINE = "flash_attention", "FlashAttention-2"
+"""Il nostro e il riferimento."""
 
 BACKENDS = {
     BASELINE: SDPBackend.FLASH_ATTENTION,
@@ -28,11 +27,8 @@ BACKENDS = {
 TOKENS, HIDDEN = 16384, 2048
 """Quanti token in tutto, e quanti numeri per token, divisi fra le teste."""
 
-LENGTHS, WIDTHS = (512, 2048, 8192), (64, 128)
+LENGTHS, WIDTHS = (2048, 8192), (64, 128)
 """Le lunghezze delle sequenze e le larghezze delle teste."""
-
-SHORT = 512
-"""Fino a questa lunghezza gareggia anche la forma alla lettera."""
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Un modo di calcolare l'eq. (1)."""
@@ -72,8 +68,6 @@ def ways(n: int, causal: bool) -> dict[str, Attention]:
     """Chi gareggia; il primo è il nostro."""
     from attention.beyond.flash_attention import flash_attention
 
-    mask = causal_mask(n, DEVICE) if causal else None
-
     def imposed(backend: SDPBackend) -> Attention:
         def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             with sdpa_kernel(backend):
@@ -83,8 +77,6 @@ def ways(n: int, causal: bool) -> dict[str, Attention]:
 
     found = {OURS: lambda q, k, v: flash_attention(q, k, v, causal=causal)}
     found |= {name: imposed(backend) for name, backend in BACKENDS.items()}
-    if n <= SHORT:
-        found[LETTER] = lambda q, k, v: scaled_dot_product_attention(q, k, v, mask)
     return found
 
 

@@ -14,7 +14,7 @@ BASELINE = "nn.RNN"
 ATTENTION = "MultiHeadAttention"
 """Chi fa un altro lavoro: la stessa sequenza, senza ricorrenza."""
 
-LENGTHS = {"cpu": (10, 32, 128, 512, 1024), "cuda": (10, 128, 1024)}[DEVICE]
+LENGTHS = {"cpu": (10, 32, 128, 512, 1024), "cuda": (10, 1024)}[DEVICE]
 """Le lunghezze della sequenza."""
 
 WIDTH, HEADS = 512, 8

@@ -23,7 +23,7 @@ BACKENDS = {
 }
 """Le realizzazioni fra cui, su GPU, quella funzione sceglie: qui ciascuna è imposta."""
 
-LENGTHS = {"cpu": (10, 128, 512, 1024, 2048, 4096), "cuda": (10, 512, 2048, 8192)}[DEVICE]
+LENGTHS = {"cpu": (10, 128, 512, 1024, 2048, 4096), "cuda": (10, 2048, 8192)}[DEVICE]
 """Le lunghezze della sequenza."""
 
 HEADS, WIDTH = 8, 64
