@@ -483,8 +483,9 @@ def test_a_session_stops_the_liars_and_keeps_the_honest(tmp_path):
 
 
 def bench_environment():
-    """L'ambiente, con la casa fra i moduli che si trovano."""
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    """L'ambiente, senza ciò che è di questo pytest, con la casa fra i moduli che si trovano."""
+    own = {name: it for name, it in os.environ.items() if not name.startswith("PYTEST_")}
+    return {**own, "PYTHONPATH": str(ROOT)}
 
 
 def test_summary_tells_ceilings_and_unknown_chips(monkeypatch):

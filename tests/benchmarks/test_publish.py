@@ -222,7 +222,8 @@ def test_a_killed_session_keeps_what_it_had_measured(kill, tmp_path):
     target = tmp_path / "measured.json"
     options = ("-q", "--rootdir", str(tmp_path))
     command = (sys.executable, "-m", "pytest", *options, f"--benchmark-json={target}")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    own = {name: it for name, it in os.environ.items() if not name.startswith("PYTEST_")}
+    environment = {**own, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     environment |= {"KILL": "1"} if kill else {}
     ran = subprocess.run(
         [*command, str(tmp_path / "bench_killed.py")],
