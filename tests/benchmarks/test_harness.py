@@ -228,6 +228,14 @@ def test_the_ceiling_is_the_fastest_size(monkeypatch):
     assert ceilings.fastest_product("FP32") == (2 * 16**3, 16)
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_copy_reads_and_writes(monkeypatch):
+    copied = []
+    monkeypatch.setattr(ceilings, "median", lambda run: copied.append(run()) or 0.5)
+    assert ceilings.copy_rate() == 2 * 4096 / 0.5
+    assert copied[0].nbytes == 4096
+
+
 def test_datasheet_of_a_ceiling_is_that_of_its_format():
     known = Ceilings({"FP32": 5e13, "BF16": 7.9e14}, {"FP32": 8192, "BF16": 8192}, 3e12, H100)
     assert known.peak("BF16") == pytest.approx(peak(H100, "BF16") / 1e9)
