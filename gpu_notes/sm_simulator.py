@@ -724,9 +724,8 @@ def timeline_svg(result: Run, title: str, first: int = 0, last: int = 100) -> st
     """
     step = 460 / (last - first)
     shapes = [
-        _mark(step * (cycle - first), 16 * warp, step, mark)
-        for cycle, warp, mark in marks(result)
-        if first <= cycle < last
+        _mark(step * (cycle - first), 16 * warp, step * cycles, mark)
+        for warp, cycle, mark, cycles in _stretches(result, first, last)
     ]
     height = 16 * result.warps
     used = [name for name in NAMES if name in result.by_unit]
@@ -735,6 +734,19 @@ def timeline_svg(result: Run, title: str, first: int = 0, last: int = 100) -> st
         '<svg xmlns="http://www.w3.org/2000/svg" role="img" font-size="12" fill="currentColor" '
         f'viewBox="-2 -4 470 {height + 37}"><title>{escape(title)}</title>{body}</svg>'
     )
+
+
+def _stretches(result: Run, first: int, last: int) -> list[tuple[int, int, str, int]]:
+    """Warp, primo ciclo, segno e durata: le attese uguali e consecutive sono una sola."""
+    shown = ((warp, cycle, mark) for cycle, warp, mark in marks(result) if first <= cycle < last)
+    found: list[tuple[int, int, str, int]] = []
+    for warp, cycle, mark in sorted(shown):
+        *before, cycles = found[-1] if found else (-1, 0, "", 0)
+        if mark not in COLOURS and before == [warp, cycle - cycles, mark]:
+            found[-1] = (warp, cycle - cycles, mark, cycles + 1)
+        else:
+            found.append((warp, cycle, mark, 1))
+    return found
 
 
 def _mark(x: float, y: float, width: float, mark: str) -> str:

@@ -51,3 +51,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: Any) 
     if repository and page.file.abs_src_path:
         path = page.file.abs_src_path.removeprefix(f"{ROOT}/")
         page.edit_url = f"{repository}/edit/main/{path}"
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Toglie ciò che il tema porta e qui non serve a nessuno: le mappe dei suoi sorgenti compressi,
+    e chi divide in parole le lingue che non hanno spazi."""
+    scripts = Path(config.site_dir, "assets", "javascripts")
+    unused = [*Path(config.site_dir, "assets").rglob("*.map"), *scripts.glob("lunr/[tw]*.js")]
+    for path in unused:
+        path.unlink()

@@ -155,7 +155,7 @@ def test_a_session_without_ceilings_has_a_flat_roof_as_high_as_its_fastest_produ
     assert roofs(parts_of(small, by_format)["FP32"]) == [Roof("misurato", 3e9, None)]
     html = render("prova", "roofline", [small])
     assert "banda non misurata" in html
-    assert "la retta inclinata manca" in html
+    assert "senza la retta inclinata" in html
 
 
 def test_points_are_intensity_and_rate_of_who_does_the_declared_work(on_gpu):

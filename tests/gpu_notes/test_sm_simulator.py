@@ -1,6 +1,7 @@
 """L'SM in miniatura: i risultati sono giusti, e i cicli sono quelli contati a mano."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -703,12 +704,23 @@ def test_marks_cover_every_cycle_of_a_warp() -> None:
         assert cycles == list(range(len(cycles)))
 
 
-def test_drawing_has_a_title_and_a_rectangle_per_mark() -> None:
+def test_drawing_has_a_title_and_a_rectangle_per_stretch() -> None:
     """Il disegno dice che cosa mostra, non perde emissioni, e spiega i tre colori che usa."""
     drawing = timeline_svg(small(), "due warp & una barriera", last=12)
     assert "<title>due warp &amp; una barriera</title>" in drawing
-    inside = [mark for cycle, _warp, mark in marks(small()) if cycle < 12]
-    assert drawing.count("<rect") == len(inside) + 3
+    assert timeline(small(), 0, 12).splitlines() == ["warp  0 f...f-c||||i", "warp  1 -f...f-c|||-"]
+    assert drawing.count("<rect") == (7 + 8) + 3  # f ... f - c |||| i, e - f ... f - c ||| -
+
+
+def test_a_long_wait_is_one_rectangle() -> None:
+    """Cento cicli d'attesa non sono cento rettangoli, e coprono la stessa larghezza."""
+    result = run(assemble(source("softmax")), 5, 2)
+    shown = list(marks(result))
+    drawing = timeline_svg(result, "", last=result.cycles)
+    assert drawing.count("<rect") < len(shown) / 2
+    lines = re.findall(r'width="([\d.]+)" height="1.5"', drawing)
+    waits = sum(mark in ".-|" for _cycle, _warp, mark in shown)
+    assert sum(map(float, lines)) == pytest.approx(460 / result.cycles * waits, rel=0.01)
 
 
 def test_drawing_by_hand() -> None:
@@ -718,8 +730,8 @@ def test_drawing_by_hand() -> None:
         'viewBox="-2 -4 470 69"',
         '<rect x="0.00" y="1" width="38.33" height="13" fill="#c8571b"/>',
         '<rect x="0.00" y="23" width="38.33" height="1.5" opacity="0.7"/>',
-        '<rect x="38.33" y="7" width="38.33" height="1.5" opacity="0.25"/>',
-        '<rect x="268.33" y="7" width="38.33" height="1.5" opacity="0.5"/>',
+        '<rect x="38.33" y="7" width="115.00" height="1.5" opacity="0.25"/>',
+        '<rect x="268.33" y="7" width="153.33" height="1.5" opacity="0.5"/>',
         '<text x="38.3" y="41">1</text>',
         '<rect x="0" y="50" width="9" height="9" fill="#7d7f86"/><text x="12" y="58">interi</text>',
         '<rect x="78" y="50" width="9" height="9" fill="#c8571b"/><text x="90" y="58">FP32</text>',

@@ -183,9 +183,9 @@ def explain_roofline(contests: list[Contest]) -> str:
     """Che cosa dicono i punti e i tetti."""
     known = roofs(contests)
     copied = (
-        "la retta inclinata è la copia di un blocco più grande di ogni cache"
+        "e, inclinata, la copia di un blocco più grande di ogni cache"
         if known[0].bandwidth
-        else "la banda della memoria in questa sessione non è misurata, e la retta inclinata manca"
+        else "senza la retta inclinata, perché la banda non fu misurata"
     )
     declared = "; tratteggiato, il tetto della scheda tecnica" if len(known) > 1 else ""
     return (
