@@ -315,8 +315,9 @@ BAND = (0.25, 4.0)
 def from_error(error: float, depth: int, form: str = "FP32") -> Evidence:
     """L'indizio dell'errore, su operandi FP32 presi a caso attorno a zero.
 
-    Il TF32 esiste solo nei Tensor Core, dunque il suo errore è un sì. L'errore di FP32 invece non
-    è un no: tre prodotti in TF32, o nove in BF16, sommati, lo imitano.
+    Il TF32 esiste solo nei Tensor Core, dunque il suo errore è un sì, purché nessuno converta gli
+    operandi in FP16, che ha la stessa mantissa. L'errore di FP32 invece non è un no: tre prodotti
+    in TF32, o nove in BF16, sommati, lo imitano.
 
     Argomenti:
         error: norma della differenza dal prodotto in FP64, divisa per la norma del prodotto.

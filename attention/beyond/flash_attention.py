@@ -87,7 +87,7 @@ AMPERE: dict[str, Table] = {
 """Per le altre: senza TMA gli indirizzi li tengono i thread, e i registri bastano per meno."""
 
 LARGE = (9, 10)
-"""Le compute capability con 227 KiB di memoria condivisa per blocco, quanti ne serve a `HOPPER`."""
+"""Le compute capability con 227 KiB di memoria condivisa per blocco, quanta ne vuole `HOPPER`."""
 
 
 @triton.jit

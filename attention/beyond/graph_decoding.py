@@ -180,7 +180,7 @@ class GraphDecoder:
             self.step()
 
     def record(self) -> Any:
-        """Registra una ripetizione: la GPU annota i comandi invece di eseguirli.
+        """Registra una ripetizione: il driver annota i comandi invece di mandarli.
 
         Prima la si esegue una volta davvero, su uno stream a parte, perché ciò che si prepara al
         primo uso (kernel da compilare, aree di lavoro delle librerie) sia già pronto.

@@ -13,12 +13,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attention import Transformer, TransformerConfig
 from attention.s3_1_encoder_decoder_stacks import AddAndNorm
 
-pytest.importorskip("triton", reason="manca Triton: pip install triton")
+tl = pytest.importorskip("triton.language", reason="manca Triton: pip install triton")
+"""Dove Triton manca, questi test si saltano tutti."""
 
-import triton.language as tl
+graphs = pytest.importorskip("attention.beyond.graph_decoding")
 
-from attention.beyond import graph_decoding as graphs
-from attention.beyond.graph_decoding import GraphDecoder, power_of_two, tile_rows
+GraphDecoder = graphs.GraphDecoder
+
+power_of_two = graphs.power_of_two
+
+tile_rows = graphs.tile_rows
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="qui non c'è una GPU CUDA")
 
@@ -479,8 +483,9 @@ def test_powers_of_two():
     assert [power_of_two(n) for n in (1, 2, 3, 4, 5, 64, 65)] == [1, 2, 4, 4, 8, 64, 128]
 
 
-def test_weights_are_asked_for_before_waiting(tmp_path, monkeypatch):
-    """Nel codice per la GPU le letture dei pesi stanno prima dell'attesa, quelle di x dopo."""
+@pytest.fixture
+def output_projection(tmp_path, monkeypatch):
+    """Il prodotto per W_O del modello base, compilato per una H100: 4 righe di 512 pesi."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -491,12 +496,28 @@ def test_weights_are_asked_for_before_waiting(tmp_path, monkeypatch):
     constants |= {"early": True, "rectify": False, "tall": 4, "block": 512}
     types = dict.fromkeys(kernel.arg_names, "*fp32") | dict.fromkeys(constants, "constexpr")
     types |= {"weight": "*bf16", "rows": "i32", "columns": "i32", "epsilon": "fp32"}
-    compiled = triton.compile(
-        ASTSource(kernel, types, constants),
+    aligned = [name for name, kind in types.items() if kind.startswith("*") or kind == "i32"]
+    divisible = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}
+    return triton.compile(
+        ASTSource(kernel, types, constants, divisible),
         target=GPUTarget("cuda", 90, 32),
         options={"launch_pdl": True},
     )
-    before, wait, after = compiled.asm["ptx"].partition("griddepcontrol.wait")
+
+
+def test_a_row_of_weights_is_shared_by_two_warps(output_projection):
+    """Otto pesi contigui per thread, 256 per warp, due warp per riga; non i Tensor Core."""
+    assert tile_rows(512, 512) == 4
+    spread = "sizePerThread = [1, 8], threadsPerWarp = [1, 32], warpsPerCTA = [2, 2]"
+    assert spread in output_projection.asm["ttgir"]
+    wide = output_projection.asm["ptx"].partition("griddepcontrol.wait")[0].count("ld.global.v4")
+    assert wide * 8 == 4 * 512 // 128
+    assert "mma" not in output_projection.asm["ptx"]
+
+
+def test_weights_are_asked_for_before_waiting(output_projection):
+    """Nel codice per la GPU le letture dei pesi stanno prima dell'attesa, quelle di x dopo."""
+    before, wait, after = output_projection.asm["ptx"].partition("griddepcontrol.wait")
     assert wait
     assert "ld.global" in before
     assert "st.global" not in before
