@@ -204,6 +204,14 @@ EQUIVALENT: dict[str, dict[str, str]] = {
             "il gradiente è uno solo"
         ),
     },
+    "beyond/next_token": {
+        "TOGETHER = 99": "quante frasi si giudicano insieme non cambia il giudizio",
+        "TOGETHER = 101": "come sopra",
+        "if relative >= NONE:": "nessun'altra specie viene dopo «nessuna relativa»",
+    },
+    "beyond/rope": {
+        'elif scheme >= "sinusoidi":': "nessun altro modo viene dopo «sinusoidi»",
+    },
 }
 """Le alterazioni che non cambiano il comportamento, per modulo: la riga alterata e il perché."""
 
