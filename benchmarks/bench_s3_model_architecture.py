@@ -260,6 +260,7 @@ def test_training_step_with_autocast(contest, dtype):
         {"Transformer, BF16": autocast, "Transformer, FP32": plain},
         "Transformer, FP32",
         training_work(config),
+        formats={"Transformer, BF16": "BF16"},
     )
 
 

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attention import Transformer, TransformerConfig
 from attention.s3_1_encoder_decoder_stacks import AddAndNorm
+from attention.s3_model_architecture import evaluating
 
 tl = pytest.importorskip("triton.language", reason="manca Triton: pip install triton")
 """Dove Triton manca, questi test si saltano tutti."""
@@ -573,3 +574,37 @@ def test_configurations_are_untouched():
     before = dataclasses.asdict(model.config)
     GraphDecoder(model, 1, 4, 2)
     assert dataclasses.asdict(model.config) == before
+
+
+class Count(TorchDispatchMode):
+    """Conta le operazioni che non danno soltanto un altro nome, e le domande della CPU."""
+
+    done = asked = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        views = [it.alias_info for it in operation._schema.returns]
+        self.done += not any(it and not it.is_write for it in views)
+        self.asked += operation.overloadpacket in (torch.ops.aten.item, torch.ops.aten.is_nonzero)
+        return operation(*args, **(kwargs or {}))
+
+
+def test_operations_of_a_token_with_six_layers(monkeypatch):
+    """La tabella della pagina: il ciclo di §3, lo stesso passo a forme fissate, i nostri kernel."""
+    torch.manual_seed(1)
+    model = Transformer(TransformerConfig(d_model=32, d_ff=48, heads=2, vocabulary=101))
+    source = torch.randint(3, 101, (1, 24))
+    decoder = GraphDecoder(model, 1, 24, 0)
+    with evaluating(model), Count() as usual:
+        tokens = model.greedy(source, 0).size(1)
+    with evaluating(model):
+        decoder.load(source)
+        with Count() as fixed:
+            decoder.run()
+    launched: list[Any] = []
+    fused = GraphDecoder(model, 1, 24, 0, fused=True)
+    monkeypatch.setattr(fused, "launch", lambda kernel, *_, **__: launched.append(kernel))
+    fused.fused_step()
+    assert tokens == decoder.room == 24
+    assert usual.done / tokens == pytest.approx(180, abs=1)
+    assert usual.asked / tokens == pytest.approx(3.2, abs=0.1)
+    assert (round(fixed.done / decoder.room), fixed.asked, len(launched)) == (170, 0, 52)
