@@ -307,10 +307,10 @@ def parts(config: TransformerConfig) -> dict[str, Run]:
     }
 
 
-def matrix_products(config: TransformerConfig) -> Run:
-    """I prodotti di un passo, senza le attenzioni: ciascuno in avanti e due volte all'indietro."""
+def product_shapes(config: TransformerConfig) -> dict[tuple[int, int], int]:
+    """Le matrici dei pesi di un passo, uscite per ingressi, e quante volte c'è ciascuna."""
     d, d_ff, n = config.d_model, config.d_ff, config.layers
-    shapes = {
+    return {
         (3 * d, d): 2 * n,  # query, key e value di chi guarda sé stesso
         (2 * d, d): n,  # key e value della sorgente
         (d, d): 4 * n,  # la query della sorgente, e le tre W_O di un encoder e di un decoder
@@ -318,10 +318,14 @@ def matrix_products(config: TransformerConfig) -> Run:
         (d, d_ff): 2 * n,
         (config.vocabulary, d): 1,
     }
+
+
+def matrix_products(config: TransformerConfig) -> Run:
+    """I prodotti di un passo, senza le attenzioni: ciascuno in avanti e due volte all'indietro."""
     rows = BATCH * LENGTH
     operands = [
         tuple(torch.randn(*shape, device=DEVICE) for shape in ((rows, k), (out, k), (rows, out)))
-        for (out, k), count in shapes.items()
+        for (out, k), count in product_shapes(config).items()
         for _ in range(count)
     ]
 

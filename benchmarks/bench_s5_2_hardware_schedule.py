@@ -30,6 +30,7 @@ from benchmarks.bench_s3_model_architecture import (
     TORCH,
     TorchModel,
     on_meta,
+    product_shapes,
     products,
     torch_model,
 )
@@ -186,15 +187,7 @@ def recorded(step: Run) -> dict[str, Run]:
 
 def matrix_products(config: TransformerConfig) -> Run:
     """I prodotti di un passo in BF16, senza le attenzioni e senza nulla in mezzo."""
-    d, d_ff, n = config.d_model, config.d_ff, config.layers
-    shapes = {
-        (3 * d, d): 2 * n,  # query, key e value di chi guarda sé stesso
-        (2 * d, d): n,  # key e value della sorgente
-        (d, d): 4 * n,  # la query della sorgente, e le tre W_O di un encoder e di un decoder
-        (d_ff, d): 2 * n,
-        (d, d_ff): 2 * n,
-        (config.vocabulary, d): 1,
-    }
+    shapes = product_shapes(config)
     rows, options = BATCH * LENGTH, {"device": DEVICE, "dtype": torch.bfloat16}
     operands = {
         (out, k): [torch.randn(*size, **options) for size in ((rows, k), (out, k), (rows, out))]

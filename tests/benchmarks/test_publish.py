@@ -19,54 +19,6 @@ from benchmarks.ceilings import Ceilings
 from weave.house import ROOT
 
 
-@pytest.fixture
-def small():
-    """Una misura scritta a mano, con numeri tondi: 20 Gflop al secondo di tetto."""
-    flops, gemm = 6_000_000, 20.0
-    medians = {"nostro": 0.0006, "altri": 0.0012}
-    found = {
-        "device": "cpu",
-        "dtype": "float32",
-        "label": "n = 10",
-        "shape": {"n": 10},
-        "flops": flops,
-        "bytes": 60_000,
-        "intensity": flops / 60_000,
-        "gemm_size": 1024,
-        "gemm_gflops": gemm,
-        "baseline": "altri",
-        "contestants": {
-            name: {
-                "median": median,
-                "iqr": 1e-5,
-                "gflops": flops / median / 1e9,
-                "gemm_fraction": flops / median / 1e9 / gemm,
-                "ratio": median / medians["altri"],
-                "extra_bytes": 26_880,
-            }
-            for name, median in medians.items()
-        },
-    }
-    stats = {"min": 0.0005, "median": 0.0006, "iqr": 1e-5, "max": 0.0009, "rounds": 7}
-    return {
-        "machine_info": {
-            "cpu": "Intel(R) Xeon(R) Processor",
-            "cores": 2,
-            "threads": 2,
-            "gpu": None,
-            "driver": None,
-            "system": "Linux x86_64",
-            "python": "3.11.7",
-            "packages": {"torch": "2.13.0", "x-transformers": None},
-        },
-        "commit_info": {"id": "abc1234", "modified": True},
-        "datetime": "2026-06-12T10:00:00+00:00",
-        "benchmarks": [
-            {"group": "prova", "name": "test_prova", "extra_info": found, "stats": stats}
-        ],
-    }
-
-
 def test_published_file_drops_single_times_options_and_failed_contests():
     stats = {"min": 1.0, "median": 2.0, "iqr": 0.5, "max": 3.0, "rounds": 7}
     entry = {

@@ -1,5 +1,6 @@
 """Tempi e memoria: una colonna per dimensione, una riga per concorrente."""
 
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
@@ -110,21 +111,12 @@ def draw_times(axes: Axes, contests: list[Contest]) -> None:
 
 def draw_memory(axes: Axes, contests: list[Contest]) -> None:
     """Una riga per dimensione, un segno per concorrente: più a sinistra chiede meno memoria."""
-    for name, style in strokes(contestants_in(contests)):
-        found = [
-            (score["extra_bytes"] / 1e6, row)
-            for row, score in enumerate(scores(contests, name))
-            if score and score["extra_bytes"]
-        ]
-        sizes, rows = [place for place, _ in found], [row for _, row in found]
-        axes.plot(sizes, rows, linestyle="", label=name, **style)
-    axes.set_yticks(range(len(contests)), [contest["label"] for contest in contests])
-    axes.set_ylim(len(contests) - 0.5, -0.5)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(tick))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("memoria in più, MB")
-    axes.grid(axis="y", color=INK, alpha=0.2)
+    draw_marks(
+        axes,
+        contests,
+        lambda contest, name: contest["contestants"].get(name, {}).get("extra_bytes", 0) / 1e6,
+        "memoria in più, MB",
+    )
 
 
 def with_tokens(contests: list[Contest]) -> Parts:
@@ -134,20 +126,28 @@ def with_tokens(contests: list[Contest]) -> Parts:
 
 def draw_tokens(axes: Axes, contests: list[Contest]) -> None:
     """Una riga per dimensione, un segno per concorrente: più a destra ne fa di più."""
+    draw_marks(
+        axes,
+        contests,
+        lambda contest, name: contest["tokens_per_second"].get(name, 0),
+        "token al secondo",
+    )
+
+
+def draw_marks(
+    axes: Axes, contests: list[Contest], number: Callable[[Contest, str], float], label: str
+) -> None:
+    """Una riga per gara, un segno per concorrente al suo numero; chi ha zero non si disegna."""
     for name, style in strokes(contestants_in(contests)):
-        found = [
-            (contest["tokens_per_second"][name], row)
-            for row, contest in enumerate(contests)
-            if name in contest["tokens_per_second"]
-        ]
-        rates, rows = [rate for rate, _ in found], [row for _, row in found]
-        axes.plot(rates, rows, linestyle="", label=name, **style)
+        found = [(number(contest, name), row) for row, contest in enumerate(contests)]
+        places, rows = [it for it, _ in found if it], [row for it, row in found if it]
+        axes.plot(places, rows, linestyle="", label=name, **style)
     axes.set_yticks(range(len(contests)), [contest["label"] for contest in contests])
     axes.set_ylim(len(contests) - 0.5, -0.5)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(tick))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("token al secondo")
+    axes.set_xlabel(label)
     axes.grid(axis="y", color=INK, alpha=0.2)
 
 
