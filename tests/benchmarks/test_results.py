@@ -8,6 +8,7 @@ import re
 from functools import reduce
 
 import pytest
+from matplotlib.figure import Figure
 from pymdownx.superfences import SuperFencesException
 
 from benchmarks import bench_s1_introduction as introduction
@@ -305,3 +306,36 @@ def test_a_group_that_no_machine_measured_says_so(small):
     assert render("altro", "", []) == "<p>Non misurato, né su CPU né su GPU.</p>"
     assert render("altro", "", [small]) == render("altro", "", [])
     assert render("", "roofline", []) == render("altro", "", [])
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest", "places"),
+    [
+        (0.001, 1000, "0,001 0,01 0,1 1 10 100 1000"),
+        (0.3, 60, "0,5 1 2 5 10 20 50"),
+        (0.4, 4.2, "0,5 1 2"),
+        (0.8, 1.3, "0,8 0,9 1 1,1 1,2 1,3"),
+        (0.97, 1.02, "0,97 0,98 0,99 1 1,01 1,02"),
+    ],
+)
+def test_a_logarithmic_axis_has_three_readable_ticks_also_when_the_numbers_are_close(
+    lowest: float, highest: float, places: str
+) -> None:
+    axes = Figure().subplots()
+    axes.plot([lowest, highest], [0, 1])
+    axes.set_xscale("log")
+    measurements.drawings.logarithmic(axes.xaxis)
+    low, high = axes.get_xlim()
+    ticks = [axes.xaxis.get_major_formatter()(x) for x in axes.get_xticks() if low <= x <= high]
+    assert " ".join(ticks) == places
+    assert not axes.xaxis.get_minorticklocs().size
+
+
+def test_a_logarithmic_axis_writes_its_numbers_in_the_unit_it_is_given() -> None:
+    axes = Figure().subplots()
+    axes.plot([0, 1], [3e12, 4e13])
+    axes.set_yscale("log")
+    measurements.drawings.logarithmic(axes.yaxis, 1e12)
+    low, high = axes.get_ylim()
+    ticks = [axes.yaxis.get_major_formatter()(y) for y in axes.get_yticks() if low <= y <= high]
+    assert ticks == ["5", "10", "20"]

@@ -9,7 +9,11 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from weave.measurements.notation import tick
 
 INK = "#010203"
 """Il colore che nel disegno sta per quello del testo."""
@@ -79,6 +83,31 @@ def contestants_in(contests: list[Contest]) -> list[str]:
 def count_contestants(contests: list[Contest]) -> int:
     """Le righe della legenda, dove ogni concorrente ne ha una."""
     return len(contestants_in(contests))
+
+
+def logarithmic(axis: Axis, unit: float = 1.0) -> None:
+    """Le tacche di un asse logaritmico già disegnato: almeno tre, anche se i numeri sono vicini.
+
+    Si prova con le potenze di dieci, poi con 1, 2 e 5, infine a passo uguale.
+
+    Argomenti:
+        axis: l'asse.
+        unit: l'unità in cui si scrivono i numeri.
+    """
+    low, high = axis.get_view_interval()
+    locators = (
+        LogLocator(numticks=7),
+        LogLocator(subs=(1, 2, 5), numticks=7),
+        MaxNLocator(6, steps=[1, 2, 5, 10]),
+    )
+    enough = (
+        locator
+        for locator in locators
+        if sum(low <= place <= high for place in locator.tick_values(low, high)) >= 3
+    )
+    axis.set_major_locator(next(enough, locators[-1]))
+    axis.set_major_formatter(FuncFormatter(lambda number, _: tick(number / unit)))
+    axis.set_minor_locator(NullLocator())
 
 
 def stroke(place: int) -> dict[str, Any]:

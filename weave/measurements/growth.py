@@ -10,7 +10,7 @@ from functools import partial
 from html import escape
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from weave.measurements.drawings import (
     INK,
@@ -20,9 +20,10 @@ from weave.measurements.drawings import (
     contestants_in,
     count_contestants,
     html_table,
+    logarithmic,
     strokes,
 )
-from weave.measurements.notation import decimal, duration, size, tick
+from weave.measurements.notation import decimal, duration, size
 
 FITTED = 3
 """Quanti punti, i più grandi, danno l'esponente."""
@@ -118,8 +119,7 @@ def draw_growth(field: str, unit: float, axis: str, axes: Axes, contests: list[C
     guides(axes, sizes)
     axes.set_xticks(sizes, [str(x) for x in sizes])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(tick))
-    axes.yaxis.set_minor_locator(NullLocator())
+    logarithmic(axes.yaxis)
     axes.set_xlabel(variable)
     axes.set_ylabel(axis)
     axes.grid(color=INK, alpha=0.2)

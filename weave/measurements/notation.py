@@ -52,7 +52,7 @@ def percent(fraction: float | None) -> str:
     return f"{decimal(100 * fraction, 0 if fraction >= 0.1 else 1)}\u00a0%"
 
 
-def tick(number: float, _place: object = None) -> str:
+def tick(number: float) -> str:
     """Un numero sotto un asse: senza zeri inutili, con la virgola."""
     return f"{number:.12g}".replace(".", ",")
 

@@ -9,10 +9,17 @@ from dataclasses import dataclass
 from html import escape
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullLocator
 
 from benchmarks.schema import usual_format
-from weave.measurements.drawings import INK, Contest, Parts, Quantity, html_table, strokes
+from weave.measurements.drawings import (
+    INK,
+    Contest,
+    Parts,
+    Quantity,
+    html_table,
+    logarithmic,
+    strokes,
+)
 from weave.measurements.notation import bandwidth, percent, rate, tick
 
 TERA = 1e13
@@ -136,10 +143,8 @@ def draw_roofline(axes: Axes, contests: list[Contest]) -> None:
     axes.set_xlabel("intensità, FLOP per byte")
     unit, length = ("TFLOP/s", 1e12) if known[0].peak >= TERA else ("GFLOP/s", 1e9)
     axes.set_ylabel(unit)
-    axes.xaxis.set_major_formatter(FuncFormatter(tick))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda flops, _: tick(flops / length)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_minor_locator(NullLocator())
+    logarithmic(axes.xaxis)
+    logarithmic(axes.yaxis, length)
     axes.grid(color=INK, alpha=0.2)
 
 

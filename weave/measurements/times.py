@@ -5,7 +5,6 @@ from html import escape
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from weave.measurements.drawings import (
     INK,
@@ -16,6 +15,7 @@ from weave.measurements.drawings import (
     contestants_in,
     count_contestants,
     html_table,
+    logarithmic,
     strokes,
 )
 from weave.measurements.notation import (
@@ -26,7 +26,6 @@ from weave.measurements.notation import (
     span,
     thousands,
     three_digits,
-    tick,
 )
 
 Score = dict[str, Any]
@@ -102,10 +101,9 @@ def draw_times(axes: Axes, contests: list[Contest]) -> None:
         axes.plot(ratios, [row for row, _ in found], linestyle="", label=name, **style)
     axes.set_yticks(range(len(contests)), [contest["label"] for contest in contests])
     axes.set_ylim(len(contests) - 0.5, -0.5)
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(LogLocator(base=2, numticks=6))
+    axes.set_xscale("log")
+    logarithmic(axes.xaxis)
     axes.set_xlabel(f"tempo rispetto a {contests[0]['baseline']}")
-    axes.xaxis.set_major_formatter(FuncFormatter(tick))
     axes.grid(axis="y", color=INK, alpha=0.2)
 
 
@@ -145,8 +143,7 @@ def draw_marks(
     axes.set_yticks(range(len(contests)), [contest["label"] for contest in contests])
     axes.set_ylim(len(contests) - 0.5, -0.5)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(tick))
-    axes.xaxis.set_minor_locator(NullLocator())
+    logarithmic(axes.xaxis)
     axes.set_xlabel(label)
     axes.grid(axis="y", color=INK, alpha=0.2)
 
