@@ -237,27 +237,31 @@ class DecoderLayer(nn.Module):
 
     def step(
         self,
-        x: Float[Tensor, "*batch 1 d_model"],
+        x: Float[Tensor, "*batch k d_model"],
         position: int,
         cache: LayerCache,
         source_mask: Bool[Tensor, "..."] | None = None,
-    ) -> Float[Tensor, "*batch 1 d_model"]:
+        past: Bool[Tensor, "*batch k known"] | None = None,
+    ) -> Float[Tensor, "*batch k d_model"]:
         """`forward` per il solo token alla posizione `position`: gli altri sono nella cache.
 
         Le key e i value delle posizioni precedenti non cambiano, perché nessuna di esse guarda
-        il token nuovo. Perciò basta aggiungere i suoi.
+        il token nuovo. Perciò basta aggiungere i suoi. I token che si contendono la posizione
+        possono essere k, uno per ipotesi: allora la cache ha k posti per ogni posizione, e `past`
+        è vero dove il passato è dell'ipotesi.
 
         Solleva:
             ValueError: se nella cache non c'è il posto per quella posizione.
         """
-        capacity = cache.keys.size(-2)
-        require(0 <= position < capacity, "position", position, f"da 0 a {capacity - 1}")
+        k = x.size(-2)
+        last = cache.keys.size(-2) // k - 1
+        require(0 <= position <= last, "position", position, f"da 0 a {last}")
         query, key, value = self.self_attention.roles(x, 0, 3)
-        cache.keys.narrow(-2, position, 1).copy_(key)
-        cache.values.narrow(-2, position, 1).copy_(value)
-        known = position + 1
+        cache.keys.narrow(-2, position * k, k).copy_(key)
+        cache.values.narrow(-2, position * k, k).copy_(value)
+        known = (position + 1) * k
         seen = self.self_attention.attend(
-            query, cache.keys.narrow(-2, 0, known), cache.values.narrow(-2, 0, known)
+            query, cache.keys.narrow(-2, 0, known), cache.values.narrow(-2, 0, known), past
         )
         x = self.self_attention_norm(x, seen)
         (query,) = self.cross_attention.roles(x, 0, 1)
@@ -327,11 +331,12 @@ class Decoder(nn.Module):
 
     def step(
         self,
-        x: Float[Tensor, "*batch 1 d_model"],
+        x: Float[Tensor, "*batch k d_model"],
         position: int,
         caches: Sequence[LayerCache],
         source_mask: Bool[Tensor, "..."] | None = None,
-    ) -> Float[Tensor, "*batch 1 d_model"]:
+        past: Bool[Tensor, "*batch k known"] | None = None,
+    ) -> Float[Tensor, "*batch k d_model"]:
         """`forward` per un token solo, dato ciò che la cache conserva degli altri.
 
         Solleva:
@@ -341,7 +346,7 @@ class Decoder(nn.Module):
         same = len(caches) == len(layers)
         require(same, "caches", f"{len(caches)} cache", f"{len(layers)}, una per strato")
         for layer, cache in zip(layers, caches, strict=True):
-            x = layer.step(x, position, cache, source_mask)
+            x = layer.step(x, position, cache, source_mask, past)
         return x
 
 

@@ -242,14 +242,20 @@ def linear(
     return F.linear(x, weight, bias)
 
 
+LONG = 2048
+"""Da quante colonne una riga è lunga: 8192 byte, cioè due pagine di memoria fra una e l'altra."""
+
+
 def is_slim(x: Tensor, weight: Tensor) -> bool:
     """Vero per le poche righe di un passo di generazione: su CPU, in FP32, senza gradienti.
 
-    Quante siano poche si è misurato: fino a 4, e fino a 10 se la matrice non sta nella cache.
+    Quante siano poche si è misurato: fino a 4, e fino a 10 se la matrice non sta nella cache; una
+    sola se è lunga.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     few = 4 if weight.numel() < 2**22 else 10
+    few = 1 if x.size(-1) >= LONG else few
     plain = x.dtype == torch.float32 and x.device.type == "cpu"
     return plain and 0 < x.numel() <= few * x.size(-1) and not torch.is_autocast_enabled("cpu")
 
@@ -265,7 +271,7 @@ def slim_product(
     few, columns = x.shape
     if few > 1:
         return (weight @ x.mT).mT.contiguous()
-    if columns < 2048 or columns % 2:
+    if columns < LONG or columns % 2:
         return (weight @ torch.cat([x, x]).mT)[:, :1].mT.contiguous()
     halves = weight.reshape(-1, columns // 2) @ x.view(2, -1).mT
     return halves.view(-1, 2, 2).diagonal(dim1=1, dim2=2).sum(dim=-1).unsqueeze(0)

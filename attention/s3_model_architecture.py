@@ -263,14 +263,19 @@ class Transformer(nn.Module):
 
     def next_logits(
         self,
-        token: Int[Tensor, "*batch 1"],
+        token: Int[Tensor, "*batch k"],
         position: int,
         caches: list[LayerCache],
         source_mask: Bool[Tensor, "*batch 1 n"] | None = None,
-    ) -> Float[Tensor, "*batch 1 vocabulary"]:
-        """I punteggi del token seguente, dato quello alla posizione `position` e la cache."""
-        embedded = self.dropout(self.target_positions(self.embedding(token), position))
-        return self.embedding.logits(self.decoder.step(embedded, position, caches, source_mask))
+        past: Bool[Tensor, "*batch k known"] | None = None,
+    ) -> Float[Tensor, "*batch k vocabulary"]:
+        """I punteggi del token seguente, dato quello alla posizione `position` e la cache.
+
+        I token dati possono essere k, uno per ipotesi; di `past` dice `DecoderLayer.step`.
+        """
+        placed = self.target_positions(self.embedding(token).unsqueeze(-2), position).squeeze(-2)
+        hidden = self.decoder.step(self.dropout(placed), position, caches, source_mask, past)
+        return self.embedding.logits(hidden)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Scrive parametri e configurazione in un file safetensors.

@@ -6,7 +6,7 @@ checkpoint. I costi della tabella rifatti: secondi × GPU × velocità di una GP
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
@@ -165,8 +165,8 @@ class BeamSearch:
     """La ricerca di più frasi insieme, ciascuna con i suoi `beam` posti.
 
     Un posto è di un'ipotesi aperta o di una finita: chi finisce tiene il suo, e le aperte restano
-    in meno. I posti di tutte le frasi sono righe di un batch solo: la riga b · beam + i è il posto
-    i della frase aperta b. Una frase conclusa lascia il batch.
+    in meno. La cache è della frase, e non si muove: ogni posizione vi ha un posto per ipotesi, e
+    `past` dice quali sono del passato di ciascuna. Una frase conclusa lascia il batch.
 
     Argomenti:
         model: il modello, in uso e non in addestramento.
@@ -188,9 +188,10 @@ class BeamSearch:
         self.open = list(range(len(source)))
         self.found: list[list[Hypothesis]] = [[] for _ in self.open]
         memory, self.mask = model.encode(source)
-        self.caches = self.spares = model.decoder.new_cache(memory, max(self.limits))
-        self.pick(torch.arange(len(source), device=source.device).repeat_interleave(beam))
-        self.prefixes = source.new_zeros(len(source), beam, max(self.limits))
+        longest = max(self.limits)
+        self.caches = model.decoder.new_cache(memory, longest * beam)
+        self.prefixes = source.new_zeros(len(source), beam, longest)
+        self.past = self.prefixes.new_zeros(len(source), beam, longest * beam, dtype=torch.bool)
         dtype = at_least_float32(memory.dtype)
         self.scores = memory.new_full((len(source), beam), -math.inf, dtype=dtype)
         self.scores[:, 0] = 0  # all'inizio c'è un'ipotesi sola, quella vuota
@@ -222,18 +223,19 @@ class BeamSearch:
             log-probabilità: dalla migliore, e −∞ dove il posto è di un'ipotesi finita.
         """
         if position == 0:
-            last = self.prefixes.new_full((self.scores.numel(), 1), self.model.config.start_id)
+            last = torch.full_like(self.prefixes[..., 0], self.model.config.start_id)
         else:
-            last = self.prefixes[..., position - 1].reshape(-1, 1)
-        logits = self.model.next_logits(last, position, self.caches, self.mask).squeeze(1)
+            last = self.prefixes[..., position - 1]
+        past = self.past[..., : (position + 1) * self.beam]
+        past[..., -self.beam :] = torch.eye(self.beam, dtype=torch.bool, device=past.device)
+        logits = self.model.next_logits(last, position, self.caches, self.mask, past)
         width = min(self.beam, logits.size(-1))
         best, tokens = log_probabilities(logits).topk(width, dim=-1)
-        every = (self.scores.view(-1, 1) + best).view(len(self.open), -1)
-        scores, order = every.topk(self.beam, dim=-1)
+        scores, order = (self.scores.unsqueeze(-1) + best).flatten(1).topk(self.beam, dim=-1)
         free = [self.beam - len(self.found[sentence]) for sentence in self.open]
         place = torch.arange(self.beam, device=scores.device)
         taken = place >= torch.tensor(free, device=scores.device).unsqueeze(-1)
-        tokens = tokens.view(len(self.open), -1).gather(1, order)
+        tokens = tokens.flatten(1).gather(1, order)
         return order // width, tokens, scores.masked_fill(taken, -math.inf)
 
     def collect(self, position: int, parents: Tensor, scores: Tensor) -> None:
@@ -252,22 +254,8 @@ class BeamSearch:
         """Le continuazioni che non finiscono sono le ipotesi aperte del passo seguente."""
         self.scores = scores
         rows = torch.arange(len(self.open), device=parents.device).unsqueeze(-1)
-        self.prefixes = self.prefixes[rows, parents]
+        self.prefixes, self.past = self.prefixes[rows, parents], self.past[rows, parents]
         self.prefixes[..., position] = tokens
-        self.reorder((rows * self.beam + parents).flatten(), position + 1)
-
-    def reorder(self, rows: Int[Tensor, " rows"], known: int) -> None:
-        """Ogni ipotesi prende key e value di quella da cui viene; la sorgente è la stessa.
-
-        Le aree sono due, e si scambiano: si legge da una e si scrive nell'altra.
-        """
-        if rows.equal(torch.arange(len(rows), device=rows.device)):
-            return
-        for cache, spare in zip(self.caches, self.spares, strict=True):
-            for old, new in ((cache.keys, spare.keys), (cache.values, spare.values)):
-                used = old.narrow(-2, 0, known)
-                torch.index_select(used, 0, rows, out=new.narrow(-2, 0, known))
-        self.caches, self.spares = self.spares, self.caches
 
     def close(self, position: int) -> None:
         """Toglie dal batch le frasi concluse: arrivate al limite, o già decise."""
@@ -313,18 +301,10 @@ class BeamSearch:
         self.open = [self.open[row] for row in kept]
         rows = torch.tensor(kept, dtype=torch.int64, device=self.scores.device)
         self.scores, self.prefixes = self.scores[rows], self.prefixes[rows]
-        places = torch.arange(self.beam, device=rows.device)
-        self.pick((rows.unsqueeze(-1) * self.beam + places).flatten())
-
-    def pick(self, rows: Int[Tensor, " rows"]) -> None:
-        """Le righe del batch diventano queste: maschera della sorgente, e cache di ogni strato."""
+        self.past = self.past[rows]
         self.mask = None if self.mask is None else self.mask[rows]
         self.caches = [
             LayerCache(*(tensor[rows] for tensor in vars(cache).values())) for cache in self.caches
-        ]
-        self.spares = [
-            replace(cache, keys=torch.empty_like(cache.keys), values=torch.empty_like(cache.values))
-            for cache in self.caches
         ]
 
 

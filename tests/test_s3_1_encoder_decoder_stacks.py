@@ -553,6 +553,27 @@ def test_steps_with_the_cache_equal_the_whole_layer(batch, device):
 
 
 @batches
+def test_tokens_that_contend_for_a_position_see_each_its_own_past(batch):
+    """§3.1 ¶2: due ipotesi nella stessa cache danno ciò che ciascuna darebbe da sola."""
+    layer, memory = decoder_layer(), normal(*batch, 7, WIDTH)
+    first, second = normal(*batch, 3, WIDTH), normal(*batch, 3, WIDTH)
+    second[..., 0, :] = first[..., 0, :]  # figlia della prima: il suo inizio è quello
+    cache = layer.new_cache(memory, 6)
+    cache.keys.fill_(math.nan)
+    cache.values.fill_(math.nan)
+    past = torch.tensor([[1, 0, 1, 0, 1, 0], [1, 0, 0, 1, 0, 1]]).bool().expand(*batch, 2, 6)
+    for mask in (None, torch.rand(*batch, 1, 7) < 0.7):
+        expected = torch.stack([layer(it, memory, mask) for it in (first, second)], dim=-2)
+        for i in range(3):
+            x = torch.stack([first[..., i, :], second[..., i, :]], dim=-2)
+            known = torch.eye(2).bool() if i == 0 else past[..., : 2 * (i + 1)]
+            output = layer.step(x, i, cache, mask, known.expand(*batch, 2, -1))
+            assert_equal(output, expected[..., i, :, :])
+    with pytest.raises(ValueError, match=r"^position: dato: 3; atteso: da 0 a 2$"):
+        layer.step(x, 3, cache)
+
+
+@batches
 def test_steps_of_the_stack_equal_the_whole_stack(batch):
     """§3.1 ¶2: lo stesso per la pila; ogni strato ha la sua cache."""
     stack = Decoder([decoder_layer() for _ in range(3)])

@@ -119,8 +119,8 @@ class Chain(Transformer):
         self.logarithms = probabilities.double().log()
         self.rows: list[int] = []
 
-    def next_logits(self, token, position, caches, source_mask=None):
-        self.rows.append(len(token))
+    def next_logits(self, token, position, caches, source_mask=None, past=None):
+        self.rows.append(token.numel())
         return self.logarithms[min(position, len(self.logarithms) - 1)][token]
 
 
@@ -497,14 +497,14 @@ def alone(model: Transformer, device: str) -> list[list[Hypothesis]]:
 
 
 def test_every_hypothesis_has_the_probability_of_a_whole_pass(monkeypatch):
-    """§6.1 ¶3: la cache segue le ipotesi: la somma è quella di `forward` su tutta la sequenza."""
-    moves, reorder = [], BeamSearch.reorder
+    """§6.1 ¶3: ognuna guarda il suo passato: la somma è quella di `forward` sulla sequenza."""
+    moves, advance = [], BeamSearch.advance
 
-    def watched(self, rows, known):
-        moves.append(not rows.equal(torch.arange(len(rows))))
-        reorder(self, rows, known)
+    def watched(self, position, parents, tokens, scores):
+        moves.append(not parents.equal(torch.arange(5).expand_as(parents)))
+        advance(self, position, parents, tokens, scores)
 
-    monkeypatch.setattr(BeamSearch, "reorder", watched)
+    monkeypatch.setattr(BeamSearch, "advance", watched)
     for seed in range(4):
         model = spiky(seed)
         found = beam_search(model, ragged(*SENTENCES), 5, extra=9, n_best=5)
@@ -516,6 +516,30 @@ def test_every_hypothesis_has_the_probability_of_a_whole_pass(monkeypatch):
                 penalty = ((5 + len(it.tokens)) / 6) ** 0.6
                 assert it.score == pytest.approx(it.log_probability / penalty, rel=1e-12)
     assert any(moves)
+
+
+def test_the_seats_of_a_sentence_share_the_source_and_the_cache_never_moves(monkeypatch):
+    """§6.1 ¶3: key e value della sorgente una volta per frase; quelli scritti restano dove sono."""
+    kept, extend = [], BeamSearch.extend
+
+    def watched(self, position):
+        found, cache = extend(self, position), self.caches[0]
+        written = cache.keys[..., : (position + 1) * 5, :].clone()
+        kept.append((cache.keys.data_ptr(), cache.memory_keys.shape, self.past.clone(), written))
+        return found
+
+    monkeypatch.setattr(BeamSearch, "extend", watched)
+    beam_search(spiky(1), ragged([3, 5, 4], [6, 3, 4]), 5, 2.0, extra=4, n_best=5)
+    kept = [it for it in kept if it[1][0] == 2]
+    assert len(kept) > 3
+    assert {(address, shape) for address, shape, *_ in kept} == {(kept[0][0], (2, 3, 3, 2))}
+    last = kept[-1][-1]
+    for step, (_, _, past, written) in enumerate(kept):
+        assert written.equal(last[..., : (step + 1) * 5, :])
+        assert (
+            past.unflatten(-1, (-1, 5)).sum(-1).tolist()
+            == [[[1] * (step + 1) + [0] * (6 - step)] * 5] * 2
+        )
 
 
 def test_the_source_is_read_once_and_finished_sentences_leave_the_batch(monkeypatch):
