@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from mkdocs.utils import yaml_load
 
-from weave.fragments import FragmentError, split_file
 from weave.house import ROOT, SHELVES, Triple, companions, section_number, triple_of, triples
 from weave.pact import check_companion, check_imports, check_triple
+from weave.questions import TEST_LINK, lost_test
 
 SECTIONS = [triple for triple in triples() if section_number(triple.stem)]
 
@@ -76,8 +76,6 @@ MANDATORY = {
 BANNED = re.compile(r"\b(semplicemente|ovviamente|magia)\b", re.IGNORECASE)
 
 EMOJI = re.compile("[\u2600-\u26ff\u2705\u2728\u274c\u2757\ufe0f\U0001f000-\U0001faff]")
-
-TEST_LINK = re.compile(r"\[`(\w+)`\]\((?:\.\./)+sorgenti/(tests/[\w/]+)\.md#(\w+)\)")
 
 NOT_PROSE = (
     r"^[ >]*(`{3,}|~{3,}).*?^[ >]*\1[`~]*[ ]*$",  # riquadri
@@ -433,16 +431,6 @@ def test_every_test_a_text_cites_exists(path: Path) -> None:
     absent = [f"«{name}» non esiste" for name in sorted(files) if not (ROOT / name).exists()]
     lost = [lost_test(*found.groups()) for found in TEST_LINK.finditer(text)]
     no_complaints([*absent, *sorted({complaint for complaint in lost if complaint})])
-
-
-def lost_test(shown: str, file: str, name: str) -> str:
-    """Che cosa non va nella citazione di un test; nulla, se il collegamento arriva."""
-    path = ROOT / f"{file}.py"
-    try:
-        names = [fragment.name for fragment in split_file(path)] if path.exists() else []
-    except FragmentError as error:
-        return f"{file}.py:{error.line}: {error} (così i suoi test non hanno un indirizzo)"
-    return "" if shown == name in names else f"{file}.py::{name}, citato come «{shown}», non esiste"
 
 
 @pytest.mark.parametrize(

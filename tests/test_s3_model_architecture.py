@@ -775,6 +775,18 @@ def same_weights(model: Transformer, **changes: object) -> Transformer:
     return other
 
 
+def test_generating_moves_no_parameter():
+    """C9: in uso i pesi restano fermi, bit per bit, e la stessa domanda ha la stessa risposta."""
+    model, source, _ = pupil(learned_positions=8)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    answers = [model.generate(source, 3) for _ in range(3)]
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(after[name].equal(weight) for name, weight in before.items())
+    assert answers[0].equal(answers[1])
+    assert answers[0].equal(answers[2])
+
+
 def test_generation_keeps_no_gradients():
     """§3 ¶1: generare non prepara derivate, e il risultato è un tensore come gli altri."""
     model = random_model(tiny())

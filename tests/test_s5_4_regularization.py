@@ -21,7 +21,8 @@ from attention import (
     sinusoids,
 )
 from attention.s3_1_encoder_decoder_stacks import AddAndNorm, Dropout, layer_norm
-from attention.s5_1_data_batching import Batch
+from attention.s5_1_data_batching import BUDGET, Batch
+from attention.s5_2_hardware_schedule import BASE_SCHEDULE
 from attention.s5_3_optimizer import learning_rate, make_optimizer, set_learning_rate
 from attention.s5_4_regularization import (
     SMOOTHING,
@@ -378,6 +379,16 @@ def test_a_matita_a_dropout(monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda *_, **__: draws)
     found = Dropout(0.2).train()(numbers(2, 4, 6, 8, 10))
     assert_equal(found, numbers(0, 5, 0, 10, 12.5), 1e-6)
+
+
+# Quanti esempi
+
+
+def test_the_base_model_guesses_two_and_a_half_billion_tokens():
+    """B10: passi per token di destinazione; con 4,5 milioni di frasi, 556 token per frase."""
+    guessed = BASE_SCHEDULE.steps * BUDGET
+    assert guessed == 2_500_000_000
+    assert round(guessed / 4_500_000) == 556
 
 
 # La perplessità

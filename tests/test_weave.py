@@ -531,9 +531,11 @@ def test_command_prints_the_complaints(
     status: int,
     said: str,
 ) -> None:
-    monkeypatch.setattr(weave.__main__, "check_house", lambda: complaints)
-    assert weave.__main__.main() == status
-    assert capsys.readouterr().out.startswith(said)
+    for found, silent in (("check_house", "check_questions"), ("check_questions", "check_house")):
+        monkeypatch.setattr(weave.__main__, found, lambda: complaints)
+        monkeypatch.setattr(weave.__main__, silent, list)
+        assert weave.__main__.main() == status
+        assert capsys.readouterr().out.startswith(said)
 
 
 # I riquadri.

@@ -1,13 +1,14 @@
-"""`python -m weave`: controlla il patto su tutta la casa e stampa i reclami."""
+"""`python -m weave`: controlla patto, domande e indici su tutta la casa, e stampa i reclami."""
 
 import sys
 
 from weave.pact import check_house
+from weave.questions import check_questions
 
 
 def main() -> int:
     """Stampa i reclami; torna 1 se ce ne sono."""
-    complaints = check_house()
+    complaints = [*check_house(), *check_questions()]
     for complaint in complaints:
         print(complaint)
     print(

@@ -1,6 +1,8 @@
 """La mappa dell'SM: la tabella, i picchi rifatti dai pezzi, gli scheduler contati."""
 
+from collections import defaultdict
 from dataclasses import FrozenInstanceError, fields, replace
+from xml.etree import ElementTree
 
 import pytest
 
@@ -34,6 +36,7 @@ from gpu_notes.sm_map import (
     warps_per_scheduler,
 )
 from gpu_notes.sm_simulator import assemble, run
+from weave.house import ROOT
 
 GEFORCE = (RTX_3090, RTX_4090, RTX_5090)
 
@@ -312,3 +315,42 @@ def test_the_chip_is_made_of_clusters_of_pairs():
     assert H100.sms_on_chip == 8 * 9 * 2
     assert H100.sms == 66 * 2
     assert all(gpu.sms <= gpu.sms_on_chip for gpu in GPUS)
+
+
+# Il disegno
+
+DRAWING = ROOT / "gpu_notes" / "figure" / "sm_map_sm.svg"
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_the_drawing_has_a_tensor_core_in_every_partition():
+    """D3: in ogni partizione uno scheduler, i registri, le corsie e un Tensor Core, sotto."""
+    partitions = defaultdict(list)
+    for text in ElementTree.parse(DRAWING).getroot().iter(f"{SVG}text"):
+        x, y = float(text.get("x")), float(text.get("y"))
+        partitions[x > 180, y > 340].append((y, text.text))
+    per_sm = {"FP32": H100.fp32_lanes, "INT32": H100.int32_lanes, "FP64": H100.fp64_lanes}
+    per_sm["SFU"] = SFU_LANES
+    lanes = {f"{name}×{count // PARTITIONS}" for name, count in per_sm.items()}
+    for place, drawn in partitions.items():
+        labels = [label for _, label in sorted(drawn)]
+        assert labels.count("Tensor Core") == sm_map.TENSOR_CORES // PARTITIONS == 1, place
+        assert labels.count("scheduler di warp") == 1, place
+        assert labels.index("scheduler di warp") < labels.index("Tensor Core"), place
+        assert lanes <= {*labels}, place
+        assert f"{REGISTERS // PARTITIONS} registri" in labels, place
+    assert len(partitions) == PARTITIONS
+
+
+def test_the_thickest_boxes_of_the_drawing_are_the_tensor_cores():
+    """D3: la didascalia dice che si riconoscono dal bordo."""
+    root = ElementTree.parse(DRAWING).getroot()
+    widths = [
+        (float(box.get("stroke-width", 1)), float(box.get("y")), float(box.get("height")))
+        for box in root.iter(f"{SVG}rect")
+    ]
+    thickest = [(y, height) for width, y, height in widths if width == max(widths)[0]]
+    names = [float(it.get("y")) for it in root.iter(f"{SVG}text") if it.text == "Tensor Core"]
+    assert len(thickest) == len(names) == sm_map.TENSOR_CORES
+    assert all(any(y < name < y + height for y, height in thickest) for name in names)
