@@ -31,7 +31,7 @@ from weave.house import ROOT, Triple, page_url, triples
 HOST = "https://sito/"
 """Un indirizzo di comodo per risolvere i collegamenti relativi delle pagine lette da file."""
 
-WEIGHT_LIMIT = 48_000_000
+WEIGHT_LIMIT = 54_000_000
 """Byte di tutto il sito: tema, caratteri e KaTeX ne prendono 3 milioni; una terna, con i sorgenti
 e le interfacce, poco meno di un milione, e le terne sono quarantacinque."""
 
