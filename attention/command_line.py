@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,10 +29,12 @@ from attention.s5_1_data_batching import (
     INDEX,
     Batch,
     Corpus,
+    FilePath,
     Report,
     Vocabulary,
     padded,
     prepare,
+    read_lines,
     read_pairs,
     sentences,
     writing,
@@ -185,9 +188,19 @@ def prepare_data(recipe: Recipe, folder: Path, options: argparse.Namespace) -> N
         source, target = recipe.write(folder / CORPUS, options.seed)
     folder.mkdir(parents=True, exist_ok=True)
     write_origin(folder / ORIGIN, options, (Path(source), Path(target)))
-    vocabulary = Vocabulary.train(sentences(source, target), recipe.vocabulary)
+    vocabulary = Vocabulary.train(sentences(source, target, stride(source)), recipe.vocabulary)
     vocabulary.save(folder / WORDS)
     print(prepare(source, target, folder / DATA, vocabulary, LONGEST), file=sys.stderr)
+
+
+SAMPLE = 500_000
+"""Le coppie che bastano a formare il vocabolario: con di più cresce la memoria, per parole rare."""
+
+
+def stride(source: FilePath) -> int:
+    """Ogni quante coppie se ne prende una, perché siano al più `SAMPLE`."""
+    pairs = sum(1 for _ in read_lines(source, "source"))
+    return max(1, math.ceil(pairs / SAMPLE))
 
 
 def write_origin(path: Path, options: argparse.Namespace, files: Files) -> None:

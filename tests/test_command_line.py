@@ -20,14 +20,18 @@ from attention.command_line import (
     RECIPES,
     SHIPPED,
     TOGETHER,
+    WORDS,
     Recipe,
     digest,
     groups,
     load,
     main,
+    prepare_data,
+    stride,
     translations,
     write_origin,
 )
+from attention.s5_1_data_batching import Vocabulary, sentences
 from attention.s5_2_hardware_schedule import checkpoints, read_checkpoint
 from attention.s6_1_machine_translation import ALPHA, BEAM, EXTRA
 from attention.s6_3_constituency_parsing import corpus_score, read_tree, repaired_tree
@@ -300,6 +304,20 @@ def test_the_shipped_parser_still_parses(tmp_path):
     ]
     found = corpus_score(zip(trees, given, strict=True))
     assert found.f1 > 95
+
+
+@pytest.mark.parametrize(("sample", "every"), [(15, 3), (44, 2), (45, 1), (500_000, 1)])
+def test_a_large_corpus_lends_a_sample_to_the_vocabulary(tmp_path, monkeypatch, sample, every):
+    """§5.1: di 45 coppie, al più `SAMPLE`, prese a intervalli uguali."""
+    text = tmp_path / "testo.it"
+    text.write_text("".join(f"frase{n} " * 9 + "\n" for n in range(45)), encoding="utf-8")
+    options = Namespace(source=str(text), target=str(text), seed=1, recipe="base")
+    monkeypatch.setattr(command_line, "SAMPLE", sample)
+    prepare_data(RECIPES["base"], tmp_path / "cartella", options)
+    found = Vocabulary.load(tmp_path / "cartella" / WORDS)
+    expected = Vocabulary.train(sentences(text, text, every), RECIPES["base"].vocabulary)
+    assert found.tokenizer.get_vocab() == expected.tokenizer.get_vocab()
+    assert stride(text) == every
 
 
 def test_origin_names_the_files_and_the_command(tmp_path, files):
