@@ -242,22 +242,23 @@ def linear(
     return F.linear(x, weight, bias)
 
 
-LONG = 2048
-"""Da quante colonne una riga è lunga: 8192 byte, cioè due pagine di memoria fra una e l'altra."""
-
-
 def is_slim(x: Tensor, weight: Tensor) -> bool:
     """Vero per le poche righe di un passo di generazione: su CPU, in FP32, senza gradienti.
 
-    Quante siano poche si è misurato: fino a 4, e fino a 10 se la matrice non sta nella cache; una
-    sola se è lunga.
+    Quante siano poche si è misurato: fino a 4, e fino a 10 se la matrice non sta nella cache.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     few = 4 if weight.numel() < 2**22 else 10
-    few = 1 if x.size(-1) >= LONG else few
     plain = x.dtype == torch.float32 and x.device.type == "cpu"
     return plain and 0 < x.numel() <= few * x.size(-1) and not torch.is_autocast_enabled("cpu")
+
+
+LONG = 2048
+"""Da quante colonne una riga è lunga: 8192 byte, cioè due pagine di memoria fra una e l'altra."""
+
+PARTS = 8
+"""In quante parti si divide una matrice con le righe lunghe: i core che la leggono insieme."""
 
 
 def slim_product(
@@ -265,10 +266,14 @@ def slim_product(
 ) -> Float[Tensor, "few rows"]:
     """xW con gli operandi scambiati, (Wᵀxᵀ)ᵀ: per poche righe le BLAS lo fanno più in fretta.
 
-    Il tempo è quello di leggere la matrice, e il prodotto diritto la legge male. Lo scambiato
-    vuole almeno due colonne: una riga sola si raddoppia, o si piega a metà se è lunga.
+    Il tempo è quello di leggere la matrice, e il prodotto diritto la legge male: con un core solo.
+    Lo scambiato vuole almeno due colonne: una riga sola si raddoppia, o si piega a metà se è lunga.
+    Più righe lunghe si moltiplicano diritte, ma per `PARTS` parti della matrice insieme.
     """
     few, columns = x.shape
+    if few > 1 and columns >= LONG and len(weight) % PARTS == 0:
+        parts = torch.bmm(x.expand(PARTS, -1, -1), weight.unflatten(0, (PARTS, -1)).mT)
+        return parts.transpose(0, 1).reshape(few, -1)
     if few > 1:
         return (weight @ x.mT).mT.contiguous()
     if columns < LONG or columns % 2:

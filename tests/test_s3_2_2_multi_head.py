@@ -416,8 +416,7 @@ def test_slim_product_is_the_straight_one(batch, columns, bias, products):
     exact = x.double() @ weight.double().T + (0 if constant is None else constant.double())
     torch.testing.assert_close(output.double(), exact, rtol=0, atol=2e-6 * columns**0.5 * 4)
     assert output.is_contiguous()
-    rows = math.prod(batch)
-    assert products == ([(rows, columns)] if columns < 2048 or rows == 1 else [])
+    assert products == [(math.prod(batch), columns)]
 
 
 def test_swapped_product_is_only_for_inference_on_cpu_in_fp32(products):
@@ -445,15 +444,23 @@ def test_a_matrix_that_no_cache_holds_is_swapped_up_to_ten_rows(products):
 
 
 @torch.no_grad()
-def test_a_matrix_with_long_rows_is_swapped_for_one_row_only(products):
-    """§3.2.2 ¶4: da 2048 colonne in su, anche se la matrice non sta in cache."""
-    for few in (1, 2, 4):
-        products.clear()
-        linear(torch.randn(few, 2048), torch.zeros(2048, 2048))
-        linear(torch.randn(few, 2047), torch.zeros(3, 2047))
-        assert products == [
-            (few, columns) for columns in (2048, 2047) if few == 1 or columns < 2048
-        ]
+def test_a_matrix_with_long_rows_is_read_in_parts(products):
+    """§3.2.2 ¶4: da 2048 colonne in su, con più righe, otto parti della matrice insieme."""
+    for few, columns, rows, operand in (
+        (1, 2048, 16, (1024, 2)),
+        (2, 2048, 16, (8, 2048, 2)),
+        (4, 2050, 24, (8, 2050, 3)),
+        (4, 2048, 17, (2048, 4)),
+        (4, 2046, 16, (2046, 4)),
+    ):
+        x, weight = torch.randn(few, columns), torch.randn(rows, columns)
+        with MatrixProducts() as executed:
+            output = linear(x, weight)
+        assert executed.right_operands == [operand]
+        exact = x.double() @ weight.double().T
+        torch.testing.assert_close(output.double(), exact, rtol=0, atol=1e-3)
+        assert output.is_contiguous()
+    assert len(products) == 5
 
 
 @torch.no_grad()
