@@ -9,9 +9,7 @@ conti (parametri, byte, operazioni) e la prova: quanto vale ciascuno in un model
 import csv
 import dataclasses
 import itertools
-import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +19,6 @@ from typing import NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from attention.beyond.next_token import (
@@ -360,6 +356,7 @@ class ModernDecoder(DecoderOnly):
     """
 
     config: ModernConfig
+    configuration = ModernConfig
 
     def __init__(self, config: ModernConfig):
         nn.Module.__init__(self)
@@ -433,23 +430,6 @@ class ModernDecoder(DecoderOnly):
         for layer, cache in zip(layers, caches, strict=True):
             x = layer.step(x, position, cache)
         return self.output.logits(self.last_norm(x))
-
-    @classmethod
-    def load(cls, path: Path) -> "ModernDecoder":
-        """Il modello scritto da `save`, con la sua configurazione.
-
-        Solleva:
-            ValueError: se il file non è stato scritto da `save`, o è danneggiato.
-        """
-        try:
-            with safe_open(path, "pt") as file:
-                config = json.loads((file.metadata() or {})["config"])
-            model = cls(ModernConfig(**config))
-            model.load_state_dict(load_file(path))
-        except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            expected = "un modello scritto da ModernDecoder.save"
-            raise ValueError(f"path: dato: {os.fspath(path)}; atteso: {expected}") from error
-        return model
 
 
 def gradient_norms(config: ModernConfig, seed: int, n: int = 10) -> list[float]:

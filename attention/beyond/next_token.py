@@ -17,7 +17,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -199,6 +199,8 @@ class DecoderOnly(nn.Module):
         config: le misure; `layers` sono gli strati dell'unica pila.
     """
 
+    configuration: ClassVar[type[Any]] = TransformerConfig
+
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.config = config
@@ -281,10 +283,10 @@ class DecoderOnly(nn.Module):
             with safe_open(path, "pt") as file:
                 config = json.loads((file.metadata() or {})["config"])
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            model = cls(TransformerConfig(**config))
+            model = cls(cls.configuration(**config))
             model.load_state_dict(state)
         except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            expected = "un modello scritto da DecoderOnly.save"
+            expected = f"un modello scritto da {cls.__name__}.save"
             raise ValueError(f"path: dato: {os.fspath(path)}; atteso: {expected}") from error
         return model
 
