@@ -1337,6 +1337,14 @@ def soldier(corpus: Corpus, folder: Path, slow: bool) -> int:
     return number
 
 
+def entries(folder: Path) -> list[str]:
+    """I nomi in una cartella che un altro processo può togliere in qualunque istante."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
 def survives(number: int, until: Callable[[], bool]) -> bool:
     """Aspetta la condizione, poi kill -9; vero se il processo aveva già finito il suo lavoro."""
     while not until():
@@ -1368,7 +1376,7 @@ def siege(corpus: str, folder: str) -> None:
 
         def writing(before=before) -> bool:
             """Ce n'è uno nuovo intero, e un altro a metà."""
-            return checkpoints(war)[-1:] != before and any(war.glob(".partial/*"))
+            return checkpoints(war)[-1:] != before and any(entries(war / ".partial"))
 
         def chance(end=end) -> bool:
             return time.monotonic() > end
