@@ -24,6 +24,7 @@ import attention.s6_3_constituency_parsing as parsing
 from attention.beyond.grammar import write_corpus
 from attention.beyond.treebank import treebank
 from attention.s0_abstract import require
+from attention.s3_2_2_multi_head import packed_weights
 from attention.s3_model_architecture import BASE, BIG, READER, Transformer, TransformerConfig
 from attention.s5_1_data_batching import (
     INDEX,
@@ -316,6 +317,7 @@ def shown(progress: Iterable[Progress], done: int, steps: int, quiet: bool) -> I
 # L'uso.
 
 
+@packed_weights()
 def translate(options: argparse.Namespace) -> None:
     """`attention translate`: una frase per riga, e per ciascuna una riga di traduzione."""
     model, vocabulary = load(options.model)
@@ -371,6 +373,7 @@ def search(
     return [hypotheses[0].tokens for hypotheses in found]
 
 
+@packed_weights()
 def evaluate(options: argparse.Namespace) -> None:
     """`attention evaluate`: BLEU, con la sua firma, e quante traduzioni sono identiche."""
     model, vocabulary = load(options.model)
@@ -387,6 +390,7 @@ def evaluate(options: argparse.Namespace) -> None:
         print(report, file=sys.stderr)
 
 
+@packed_weights()
 def parse(options: argparse.Namespace) -> None:
     """`attention parse`: una frase per riga, con spazi fra le parole; un albero per riga."""
     model, vocabulary = load(options.model)

@@ -6,6 +6,10 @@ una per una, come nella formula, o eseguire tutte con un solo prodotto di matric
 è conservata trasposta, una riga per uscita: gli stessi byte della W dell'articolo in Fortran.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -236,50 +240,48 @@ def linear(
     bias: Float[Tensor, " rows"] | None = None,
 ) -> Float[Tensor, "*batch rows"]:
     """xW + b, con W conservata trasposta: una riga di `weight` per ogni uscita."""
-    if is_slim(x, weight):
-        product = slim_product(x.reshape(-1, x.size(-1)), weight).view(*x.shape[:-1], -1)
-        return product if bias is None else product + bias
-    return F.linear(x, weight, bias)
+    packs = None if torch.compiler.is_compiling() else PACKS.get()
+    if packs is None or not is_packable(x, weight):
+        return F.linear(x, weight, bias)
+    key = (weight.data_ptr(), weight.shape)
+    if key not in packs:
+        rows = x.numel() // x.size(-1)
+        packs[key] = weight, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+    return torch.ops.mkldnn._linear_pointwise(x, packs[key][1], bias, "none", [], "")
 
 
-def is_slim(x: Tensor, weight: Tensor) -> bool:
-    """Vero per le poche righe di un passo di generazione: su CPU, in FP32, senza gradienti.
+PACKS: ContextVar[dict[tuple[int, torch.Size], tuple[Tensor, Tensor]] | None] = ContextVar(
+    "PACKS", default=None
+)
+"""Dentro `packed_weights`: da indirizzo e forma di una matrice, la matrice e il suo pacco."""
 
-    Quante siano poche si è misurato: fino a 4, e fino a 10 se la matrice non sta nella cache.
+LARGE = 2**17
+"""Quanti numeri ha almeno una matrice che conviene impacchettare: misurato."""
+
+
+@contextmanager
+def packed_weights() -> Iterator[None]:
+    """Finché dura il blocco i pesi non cambiano: ogni matrice grande si impacchetta una volta.
+
+    Il pacco è una copia nell'ordine in cui il prodotto la legge. Lo si fa al primo prodotto e lo
+    si butta alla fine del blocco; intanto la memoria dei pesi raddoppia. Un blocco dentro un altro
+    si serve dei pacchi di fuori.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
-    few = 4 if weight.numel() < 2**22 else 10
-    plain = x.dtype == torch.float32 and x.device.type == "cpu"
-    return plain and 0 < x.numel() <= few * x.size(-1) and not torch.is_autocast_enabled("cpu")
+    outside = PACKS.get()
+    token = PACKS.set({} if outside is None else outside)
+    try:
+        yield
+    finally:
+        PACKS.reset(token)
 
 
-LONG = 2048
-"""Da quante colonne una riga è lunga: 8192 byte, cioè due pagine di memoria fra una e l'altra."""
-
-PARTS = 8
-"""In quante parti si divide una matrice con le righe lunghe: i core che la leggono insieme."""
-
-
-def slim_product(
-    x: Float[Tensor, "few columns"], weight: Float[Tensor, "rows columns"]
-) -> Float[Tensor, "few rows"]:
-    """xW con gli operandi scambiati, (Wᵀxᵀ)ᵀ: per poche righe le BLAS lo fanno più in fretta.
-
-    Il tempo è quello di leggere la matrice, e il prodotto diritto la legge male: con un core solo.
-    Lo scambiato vuole almeno due colonne: una riga sola si raddoppia, o si piega a metà se è lunga.
-    Più righe lunghe si moltiplicano diritte, ma per `PARTS` parti della matrice insieme.
-    """
-    few, columns = x.shape
-    if few > 1 and columns >= LONG and len(weight) % PARTS == 0:
-        parts = torch.bmm(x.expand(PARTS, -1, -1), weight.unflatten(0, (PARTS, -1)).mT)
-        return parts.transpose(0, 1).reshape(few, -1)
-    if few > 1:
-        return (weight @ x.mT).mT.contiguous()
-    if columns < LONG or columns % 2:
-        return (weight @ torch.cat([x, x]).mT)[:, :1].mT.contiguous()
-    halves = weight.reshape(-1, columns // 2) @ x.view(2, -1).mT
-    return halves.view(-1, 2, 2).diagonal(dim1=1, dim2=2).sum(dim=-1).unsqueeze(0)
+def is_packable(x: Tensor, weight: Tensor) -> bool:
+    """Vero se oneDNN sa moltiplicare x per il pacco, e conviene: su CPU, in FP32, per l'uso."""
+    plain = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (x, weight))
+    large = weight.numel() >= LARGE and weight.is_contiguous()
+    fitting = x.numel() > 0 and x.size(-1) == weight.size(-1)
+    using = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+    return plain and large and fitting and using and torch.backends.mkldnn.is_available()
 
 
 def split_heads(

@@ -27,7 +27,7 @@ from attention.s3_1_encoder_decoder_stacks import (
     EncoderLayer,
     LayerCache,
 )
-from attention.s3_2_2_multi_head import MultiHeadAttention
+from attention.s3_2_2_multi_head import MultiHeadAttention, packed_weights
 from attention.s3_2_3_applications import padding_mask
 from attention.s3_3_feed_forward import FeedForward
 from attention.s3_4_embeddings_softmax import SharedEmbedding, check_tokens, is_readable
@@ -239,7 +239,7 @@ class Transformer(nn.Module):
         check_size(extra, "extra", lowest=0)
         check_tokens(source, "source", self.config.vocabulary)
         require(source.dim() == 2, "source", source.shape, "una forma [batch, n]")
-        with evaluating(self):
+        with evaluating(self), packed_weights():
             output = self.greedy(source, extra)
         return output.clone()
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from attention.s0_abstract import EN_FR_TRAINING, Rival, Training, require
 from attention.s3_1_encoder_decoder_stacks import LayerCache
+from attention.s3_2_2_multi_head import packed_weights
 from attention.s3_4_embeddings_softmax import at_least_float32, check_tokens, log_probabilities
 from attention.s3_model_architecture import (
     Transformer,
@@ -157,7 +158,7 @@ def beam_search(
     require(0 <= alpha < math.inf, "alpha", alpha, "un numero finito, almeno 0")
     check_tokens(source, "source", model.config.vocabulary)
     require(source.dim() == 2, "source", source.shape, "una forma [batch, n]")
-    with evaluating(model):
+    with evaluating(model), packed_weights():
         return BeamSearch(model, source, beam, alpha, extra, n_best).run()
 
 

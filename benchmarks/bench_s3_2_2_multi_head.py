@@ -1,14 +1,16 @@
-"""§3.2.2: uno strato di attenzione a più teste, in avanti, accanto a chi fa lo stesso lavoro."""
+"""§3.2.2: uno strato di attenzione a più teste, in avanti; il prodotto con i pesi impacchettati."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from attention import MultiHeadAttention, scaled_dot_product_attention
-from benchmarks.contest import DEVICE, Run, Work, clock
+from attention.s3_2_2_multi_head import linear, packed_weights
+from benchmarks.contest import DEVICE, ONLY_FP32, Run, Work, clock
 from benchmarks.provenance import installed
 
 BASELINE = "nn.MultiheadAttention"
@@ -111,3 +113,36 @@ def test_forward(contest, dtype, batch, n, d_model, heads):
     ours = MultiHeadAttention(d_model, heads).to(DEVICE, dtype).eval()
     x = torch.randn(batch, n, d_model, device=DEVICE, dtype=dtype)
     contest(contestants(ours, x), BASELINE, work(batch, n, d_model, heads))
+
+
+PLAIN, READING = "F.linear", "sola lettura dei pesi"
+"""Il riferimento: il prodotto con la matrice com'è. E chi la legge soltanto."""
+
+VOCABULARY, WIDTH = 37_000, 512
+"""La matrice comune del modello base."""
+
+
+def packed_work(rows: int) -> Work:
+    """Un prodotto: `rows` vettori e la matrice entrano, i punteggi escono."""
+    return Work(
+        label=f"{rows} × {WIDTH}, V = {VOCABULARY}",
+        shape={"rows": rows, "d_model": WIDTH, "vocabulary": VOCABULARY},
+        flops=2 * rows * WIDTH * VOCABULARY,
+        numbers=rows * WIDTH + WIDTH * VOCABULARY + rows * VOCABULARY,
+    )
+
+
+@ONLY_FP32
+@pytest.mark.skipif(DEVICE == "cuda", reason="si impacchettano soltanto i pesi di una CPU")
+@pytest.mark.parametrize("rows", [1, 4, 16])
+@pytest.mark.benchmark(group="s3_2_2_packed_weights", timer=clock)
+def test_packed_weights(contest, dtype, rows):
+    """Le righe di un token: una frase, quattro ipotesi, sedici frasi."""
+    x, weight = torch.randn(rows, WIDTH), torch.randn(VOCABULARY, WIDTH)
+    runs = {
+        "linear in packed_weights": lambda: linear(x, weight),
+        PLAIN: lambda: F.linear(x, weight),
+        READING: lambda: weight.sum(),
+    }
+    with packed_weights():
+        contest(runs, PLAIN, packed_work(rows), different=[READING])

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention import BASE, Transformer, TransformerConfig, sinusoids
+from attention.s3_2_2_multi_head import packed_weights
 from benchmarks.contest import DEVICE, ONLY_FP32, Run, Work, clock
 from benchmarks.provenance import installed
 
@@ -500,4 +501,5 @@ def copy_ctranslate2_layer(ours: Any, theirs: Any) -> None:
 def test_greedy_decoding(contest, dtype, tmp_path):
     """Una frase di 64 token, 64 token generati, sempre il più probabile, in FP32."""
     config = base(37_000)
-    contest(generators(config, tmp_path), READING, greedy_work(config), different=[READING])
+    with packed_weights():
+        contest(generators(config, tmp_path), READING, greedy_work(config), different=[READING])

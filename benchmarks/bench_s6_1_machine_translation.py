@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from attention import Transformer, TransformerConfig
+from attention.s3_2_2_multi_head import packed_weights
 from attention.s6_1_machine_translation import BEAM, beam_search
 from benchmarks.bench_s3_model_architecture import (
     LENGTH,
@@ -85,13 +86,15 @@ def whole(output: Tensor, model: Transformer) -> Tensor:
 def test_beam_search(contest, dtype, tmp_path):
     """Una frase di 64 token, quattro ipotesi, 64 token generati, in FP32."""
     config = base(37_000)
-    contest(contestants(config, tmp_path, 1, BEAM), READING, beam_work(config), different=[READING])
+    runs = contestants(config, tmp_path, 1, BEAM)
+    with packed_weights():
+        contest(runs, READING, beam_work(config), different=[READING])
 
 
 @pytest.mark.benchmark(group="s6_1_greedy_batch", timer=clock)
 def test_greedy_batch(contest, dtype, tmp_path):
     """Sedici frasi di 64 token, 64 token generati per ognuna, in FP32."""
     config = base(37_000)
-    contest(
-        contestants(config, tmp_path, BATCH, 1), READING, batch_work(config), different=[READING]
-    )
+    runs = contestants(config, tmp_path, BATCH, 1)
+    with packed_weights():
+        contest(runs, READING, batch_work(config), different=[READING])

@@ -31,9 +31,10 @@ from attention.command_line import (
     translations,
     write_origin,
 )
+from attention.s3_2_2_multi_head import PACKS
 from attention.s5_1_data_batching import Vocabulary, sentences
 from attention.s5_2_hardware_schedule import checkpoints, read_checkpoint
-from attention.s6_1_machine_translation import ALPHA, BEAM, EXTRA
+from attention.s6_1_machine_translation import ALPHA, BEAM, EXTRA, beam_search
 from attention.s6_3_constituency_parsing import corpus_score, read_tree, repaired_tree
 
 TINY = dataclasses.replace(
@@ -97,6 +98,25 @@ def test_two_text_files_become_a_model_that_translates(tmp_path, files, monkeypa
     assert lines[1] == ""
     alone = use(monkeypatch, capsys, "translate", folder, ["due uno"])
     assert alone == lines[2:]
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("command", ["translate", "parse"])
+def test_weights_are_packed_once_a_command(command, tmp_path, files, monkeypatch, capsys):
+    """§3.2.2: i gruppi di frasi di un comando si servono degli stessi pacchi."""
+    train(tmp_path, *files)
+    found = []
+
+    def spy(*problem):
+        found.append(PACKS.get())
+        return beam_search(*problem)
+
+    monkeypatch.setattr(command_line, "beam_search", spy)
+    monkeypatch.setattr(command_line, "TOGETHER", 1)
+    use(monkeypatch, capsys, command, tmp_path, ["uno", "due uno"])
+    assert len(found) == 2
+    assert found[0] is not None
+    assert found[0] is found[1]
 
 
 @pytest.mark.usefixtures("small")

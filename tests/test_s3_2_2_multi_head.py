@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,7 +15,7 @@ from attention import (
     s3_2_2_multi_head,
     scaled_dot_product_attention,
 )
-from attention.s3_2_2_multi_head import linear, slim_product
+from attention.s3_2_2_multi_head import LARGE, PACKS, linear, packed_weights
 
 SIZES = [
     pytest.param({"d_model": 6, "heads": 3}, id="d_k = d_v = d_model / h"),
@@ -392,84 +393,98 @@ def test_as_many_products_as_distinct_inputs(roles, products):
 
 
 @pytest.fixture
-def products(monkeypatch):
-    """Quali prodotti scambiati si fanno: la forma di ogni x."""
-    done = []
-
-    def spy(x, weight):
-        done.append(tuple(x.shape))
-        return slim_product(x, weight)
-
-    monkeypatch.setattr(s3_2_2_multi_head, "slim_product", spy)
-    return done
+def packs(monkeypatch):
+    """Dentro il blocco, quando conviene impacchettare anche la matrice più piccola."""
+    monkeypatch.setattr(s3_2_2_multi_head, "LARGE", 1)
+    with packed_weights():
+        yield PACKS.get()
 
 
-@pytest.mark.parametrize("columns", [6, 2046, 2048, 2051])
-@pytest.mark.parametrize("batch", [(1,), (2,), (1, 1), (1, 3), (4,)])
+@pytest.mark.parametrize("columns", [1, 6, 2051])
+@pytest.mark.parametrize("batch", [(), (1,), (2, 3), (17,)])
 @with_and_without_bias
 @torch.no_grad()
-def test_slim_product_is_the_straight_one(batch, columns, bias, products):
-    """§3.2.2 ¶4: con poche righe gli operandi si scambiano, e l'uscita è la stessa."""
-    x, weight = torch.randn(*batch, columns), torch.randn(7, columns)
-    constant = torch.randn(7) if bias else None
-    output = linear(x, weight, constant)
-    exact = x.double() @ weight.double().T + (0 if constant is None else constant.double())
-    torch.testing.assert_close(output.double(), exact, rtol=0, atol=2e-6 * columns**0.5 * 4)
-    assert output.is_contiguous()
-    assert products == [(math.prod(batch), columns)]
+def test_packed_product_is_the_straight_one(batch, columns, bias, packs):
+    """Commento: con i pesi impacchettati l'uscita è la stessa, anche con un'altra x."""
+    weight, constant = torch.randn(7, columns), torch.randn(7) if bias else None
+    for x in (torch.randn(*batch, columns), torch.randn(3, 2 * columns)[:, ::2]):
+        exact = x.double() @ weight.double().T + (0 if constant is None else constant.double())
+        output = linear(x, weight, constant)
+        torch.testing.assert_close(output.double(), exact, rtol=0, atol=2e-6 * columns**0.5 * 4)
+        assert output.is_contiguous()
+    assert len(packs) == 1
 
 
-def test_swapped_product_is_only_for_inference_on_cpu_in_fp32(products):
-    """§3.2.2 ¶4: con più di 4 righe, altri tipi, autocast o gradienti il prodotto è diritto."""
+def test_weights_are_packed_only_for_inference_on_cpu_in_fp32(packs):
+    """Commento: con altri tipi o macchine, autocast o gradienti il prodotto è quello solito."""
     weight = torch.randn(7, 6)
     with torch.no_grad():
-        linear(torch.randn(5, 6), weight)
-        linear(torch.randn(0, 6), weight)
+        assert linear(torch.randn(0, 6), weight).shape == (0, 7)
         linear(torch.randn(1, 6).double(), weight.double())
         with torch.autocast("cpu", torch.bfloat16):
-            linear(torch.randn(1, 6), weight)
+            assert linear(torch.randn(1, 6), weight).dtype == torch.bfloat16
         linear(torch.randn(1, 6, device="meta"), weight.to("meta"))
-    linear(torch.randn(1, 6), weight)
-    assert products == []
+    assert linear(torch.randn(1, 6), weight.requires_grad_()).requires_grad
+    assert packs == {}
+    with torch.no_grad():
+        linear(torch.randn(1, 6), weight)
+    assert len(packs) == 1
 
 
 @torch.no_grad()
-def test_a_matrix_that_no_cache_holds_is_swapped_up_to_ten_rows(products):
-    """§3.2.2 ¶4: il limite sale da 4 a 10 righe quando la matrice ha 2²² numeri."""
-    for rows, swapped in ((2**20, True), (2**20 - 1, False)):
-        for few in (4, 5, 10, 11):
-            products.clear()
-            linear(torch.randn(few, 4), torch.zeros(rows, 4))
-            assert bool(products) == (few <= (10 if swapped else 4))
+def test_weights_are_packed_only_if_large_and_in_order():
+    """Commento: una matrice piccola non rende la copia, e una trasposta non è quella dei pesi."""
+    x, side = torch.randn(2, 512), LARGE // 512
+    weight = torch.randn(side, 512)
+    linear(x, weight)
+    assert PACKS.get() is None
+    with packed_weights():
+        linear(x, weight[1:])
+        assert PACKS.get() == {}
+        linear(x, weight)
+        assert len(PACKS.get()) == 1
+    with packed_weights():
+        square = torch.randn(512, 512)
+        for matrix in (square, square.T):
+            exact = x.double() @ matrix.double().T
+            torch.testing.assert_close(linear(x, matrix).double(), exact, rtol=0, atol=1e-3)
+        assert len(PACKS.get()) == 1
 
 
 @torch.no_grad()
-def test_a_matrix_with_long_rows_is_read_in_parts(products):
-    """§3.2.2 ¶4: da 2048 colonne in su, con più righe, otto parti della matrice insieme."""
-    for few, columns, rows, operand in (
-        (1, 2048, 16, (1024, 2)),
-        (2, 2048, 16, (8, 2048, 2)),
-        (4, 2050, 24, (8, 2050, 3)),
-        (4, 2048, 17, (2048, 4)),
-        (4, 2046, 16, (2046, 4)),
-    ):
-        x, weight = torch.randn(few, columns), torch.randn(rows, columns)
-        with MatrixProducts() as executed:
-            output = linear(x, weight)
-        assert executed.right_operands == [operand]
-        exact = x.double() @ weight.double().T
-        torch.testing.assert_close(output.double(), exact, rtol=0, atol=1e-3)
-        assert output.is_contiguous()
-    assert len(products) == 5
+def test_a_matrix_is_packed_once_until_the_end_of_the_block(packs):
+    """Commento: una copia per matrice e per gruppo di righe, comune ai blocchi di dentro."""
+    x, weight = torch.randn(2, 6), torch.randn(8, 6)
+    whole = linear(x, weight)
+    with packed_weights():
+        parts = [linear(x, weight[rows]) for rows in (slice(3), slice(3, 8))]
+        linear(x, weight[:3])
+    assert_equal(torch.cat(parts, dim=-1), whole, 1e-5)
+    assert len(packs) == 3
 
 
 @torch.no_grad()
-def test_a_long_row_is_folded_and_a_short_one_doubled():
-    """§3.2.2 ¶4: il prodotto scambiato ha sempre almeno due colonne."""
-    for columns, shape in ((6, (6, 2)), (2046, (2046, 2)), (2048, (1024, 2)), (2049, (2049, 2))):
-        with MatrixProducts() as executed:
-            slim_product(torch.randn(1, columns), torch.randn(7, columns))
-        assert executed.right_operands == [shape]
+def test_packs_end_with_their_block(monkeypatch):
+    """Commento: i pesi si possono cambiare fra un blocco e l'altro, anche dopo un errore."""
+    monkeypatch.setattr(s3_2_2_multi_head, "LARGE", 1)
+    x, weight = torch.ones(2, 6), torch.ones(3, 6)
+    for value in (1.0, 2.0):
+        weight.fill_(value)
+        with packed_weights():
+            assert (linear(x, weight) == 6 * value).all()
+        assert PACKS.get() is None
+    with pytest.raises(TypeCheckError), packed_weights():
+        linear(torch.ones(2, 5), weight)
+    assert PACKS.get() is None
+
+
+@torch.no_grad()
+def test_a_matrix_that_dies_does_not_lend_its_pack(packs):
+    """Commento: finché dura il blocco l'indirizzo di una matrice impacchettata non è di altre."""
+    x = torch.ones(2, 64)
+    for value in range(20):
+        assert (linear(x, torch.full((64, 64), float(value))) == 64 * value).all()
+    assert len(packs) == 20
 
 
 def test_768_wide_with_12_heads():

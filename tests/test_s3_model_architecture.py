@@ -28,9 +28,11 @@ from attention import (
     Transformer,
     TransformerConfig,
     log_probabilities,
+    s3_2_2_multi_head,
     shift_right,
 )
 from attention.s3_1_encoder_decoder_stacks import AddAndNorm, DecoderLayer, EncoderLayer, LayerNorm
+from attention.s3_2_2_multi_head import PACKS
 from attention.s3_5_positional_encoding import LearnedPositions, SinusoidalPositions
 
 PADDING = 0
@@ -708,6 +710,21 @@ def test_generation_with_cache_equals_the_naive_loop(sizes):
     for extra in (0, 1, 3):
         expected = padded(naive(model, source, extra), model.config.padding_id)
         assert model.generate(source, extra).tolist() == expected
+
+
+@GENERATORS
+def test_packed_weights_generate_the_same_tokens(sizes, monkeypatch):
+    """§3 ¶1: chi genera impacchetta i pesi, se sono grandi, e sceglie gli stessi token."""
+    model, source, _ = pupil(**sizes)
+    model.float()
+    expected = model.generate(source, 3)
+    monkeypatch.setattr(s3_2_2_multi_head, "LARGE", 1)
+    found = []
+    model.embedding.register_forward_hook(lambda *_: found.append(PACKS.get()))
+    assert model.generate(source, 3).equal(expected)
+    assert all(packs is found[0] for packs in found)
+    assert len(found[0]) > 0
+    assert PACKS.get() is None
 
 
 @every_form

@@ -16,7 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attention import BASE, FeedForward, Transformer, TransformerConfig, log_probabilities
+from attention import (
+    BASE,
+    FeedForward,
+    Transformer,
+    TransformerConfig,
+    log_probabilities,
+    s3_2_2_multi_head,
+)
 from attention.s0_abstract import (
     EN_DE,
     EN_FR,
@@ -27,6 +34,7 @@ from attention.s0_abstract import (
     Training,
     fraction_of_cost,
 )
+from attention.s3_2_2_multi_head import PACKS
 from attention.s5_2_hardware_schedule import Checkpoint, Position, checkpoints, write_checkpoint
 from attention.s6_1_machine_translation import (
     ALPHA,
@@ -199,6 +207,22 @@ def test_a_beam_of_one_is_greedy(seed, device):
         assert not any(written[len(best.tokens) :])
         assert best.finished == (best.tokens[-1] == END)
         assert best.finished or len(best.tokens) == len(sentence) + 6
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_packed_weights_find_the_same_hypotheses(seed, monkeypatch):
+    """§6.1 ¶3: la ricerca impacchetta i pesi, se sono grandi, e trova le stesse ipotesi."""
+    model, source = spiky(seed).float(), ragged(*SENTENCES)
+    expected = beam_search(model, source, n_best=BEAM)
+    monkeypatch.setattr(s3_2_2_multi_head, "LARGE", 1)
+    found = []
+    model.embedding.register_forward_hook(lambda *_: found.append(PACKS.get()))
+    for straight, packed in zip(expected, beam_search(model, source, n_best=BEAM), strict=True):
+        assert [it.tokens for it in packed] == [it.tokens for it in straight]
+        assert [it.score for it in packed] == pytest.approx([it.score for it in straight], abs=1e-4)
+    assert all(packs is found[0] for packs in found)
+    assert len(found[0]) > 0
+    assert PACKS.get() is None
 
 
 def plain_beam(
