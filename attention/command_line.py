@@ -194,7 +194,7 @@ def prepare_data(recipe: Recipe, folder: Path, options: argparse.Namespace) -> N
     print(prepare(source, target, folder / DATA, vocabulary, LONGEST), file=sys.stderr)
 
 
-SAMPLE = 500_000
+SAMPLE = 250_000
 """Le coppie che bastano a formare il vocabolario: con di più cresce la memoria, per parole rare."""
 
 

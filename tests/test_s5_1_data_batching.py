@@ -51,6 +51,7 @@ from attention.s5_1_data_batching import (
     understand,
     writing,
 )
+from benchmarks import bench_s5_1_data_batching as bench
 from weave.house import ROOT
 
 GERMAN = ["Der Hund schläft.", "Die Katze sieht den Hund.", "Das Haus ist alt.", "Ja."]
@@ -1180,3 +1181,26 @@ def test_understanding_a_line_gives_a_text_or_a_fault():
     assert understand(b"ja\n") == ("ja", "")
     assert understand(b"\xe8\n")[0] == ""
     assert understand(b"a\0\n")[0] == ""
+
+
+# Le misure
+
+
+def test_contestants_of_the_round_form_the_same_batches(tmp_path, monkeypatch):
+    """Misure: il nostro giro, il caricatore di PyTorch e la copia danno le stesse matrici."""
+    monkeypatch.setattr(bench, "PAIRS", 300)
+    monkeypatch.setattr(bench, "BUDGET", 500)
+    corpus = bench.invented(tmp_path)
+    runs = bench.contestants(corpus)
+    ours, theirs = runs["Feed"](), runs[bench.LOADER]()
+    assert len(ours) > 3
+    flat = [matrix for batch in ours for matrix in vars(batch).values()]
+    others = [matrix for batch in theirs for matrix in vars(batch).values()]
+    for matrices in (others, runs[bench.COPY]()):
+        assert all(map(torch.equal, flat, matrices))
+        assert len(matrices) == len(flat)
+    assert sum(len(batch.source) for batch in ours) == len(corpus)
+    work = bench.round_work(ours)
+    assert work.label == f"{len(ours)} batch"
+    assert work.numbers == sum(map(torch.numel, flat))
+    assert work.bytes == 10 * work.numbers
