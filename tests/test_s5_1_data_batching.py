@@ -869,7 +869,7 @@ def test_pairs_that_do_not_exist_are_refused(files, tmp_path):
     prepare(*files, tmp_path / "corpus", trained(), 64)
     corpus = Corpus(tmp_path / "corpus")
     assert len(corpus[np.int64(0)]) == len(corpus[3]) == 2
-    for index in (-1, 4):
+    for index in (-1, 4, 9):
         with pytest.raises(IndexError, match=rf"^index: dato: {index}; atteso: da 0 a 3$"):
             corpus[index]
 
