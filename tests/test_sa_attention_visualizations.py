@@ -223,6 +223,61 @@ def test_heat_map_has_a_cell_per_visible_weight():
             assert words[word].get("transform").startswith("rotate(-55 ")
 
 
+def texts(root):
+    """Le parole di un disegno: dove, da che parte, che cosa."""
+    return [
+        (float(it.get("x")), float(it.get("y")), it.get("text-anchor"), it.text)
+        for it in root.iter(f"{SVG}text")
+    ]
+
+
+def test_heat_map_by_hand():
+    """Due righe e tre colonne, al centesimo di unità: 8 per lettera, caselle di 22."""
+    weights = torch.tensor([[0.5, 0.0, 0.02], [0.019, 1.0, 0.25]])
+    root = ET.fromstring(heat_map(weights, ["io", "a"], ["b", "che", "tu"], "Prova"))
+    assert root.get("viewBox") == "0 0 132 97.68"
+    assert "max-width:132px" in root.get("style")
+    assert texts(root) == [
+        (20, 45.08, "end", "io"),
+        (20, 67.08, "end", "a"),
+        (39.2, 23.68, "start", "b"),
+        (61.2, 23.68, "start", "che"),
+        (83.2, 23.68, "start", "tu"),
+        (59, 91.68, "middle", "Prova"),
+    ]
+    turns = [it.get("transform") for it in root.iter(f"{SVG}text")]
+    turned = [f"rotate(-55 {x} 23.68)" for x in ("39.2", "61.2", "83.2")]
+    assert turns == [None, None, *turned, None]
+    sides = ("x", "y", "width", "height", "fill-opacity")
+    assert [[it.get(side) for side in sides] for it in root.iter(f"{SVG}rect")] == [
+        ["26", "29.68", "66", "44", None],
+        ["27", "30.68", "20", "20", "0.50"],
+        ["71", "30.68", "20", "20", "0.02"],
+        ["49", "52.68", "20", "20", "1.00"],
+        ["71", "52.68", "20", "20", "0.25"],
+    ]
+
+
+def test_threads_by_hand():
+    """Lo stesso per i fili: 190 unità da una parola all'altra, da 1 a 5 di spessore."""
+    weights = torch.zeros(9, 2, 3)
+    weights[0, 0, 2], weights[8, 1, 0] = 0.5, 1.0
+    root = ET.fromstring(threads(weights, ["io", "a"], ["b", "che", "tu"], "Prova"))
+    assert root.get("viewBox") == "0 0 248 88"
+    assert texts(root) == [
+        (18, 26, "end", "io"),
+        (18, 48, "end", "a"),
+        (220, 26, "start", "b"),
+        (220, 48, "start", "che"),
+        (220, 70, "start", "tu"),
+    ]
+    ends = ("x1", "y1", "x2", "y2", "stroke", "stroke-width", "stroke-opacity")
+    assert [[it.get(name) for name in ends] for it in root.iter(f"{SVG}line")] == [
+        ["24", "22", "214", "66", COLOURS[0], "3.0", "0.65"],
+        ["24", "44", "214", "22", COLOURS[0], "5.0", "1.00"],
+    ]
+
+
 def test_drawings_say_their_words_and_title():
     """Titolo e parole ci sono, con i segni di HTML al sicuro, e dentro il foglio."""
     for draw, weights in ((heat_map, WEIGHTS[0]), (threads, WEIGHTS)):
@@ -294,6 +349,8 @@ def test_relations_by_hand():
         "Anna hat , gegessen .",
         "Anna ist gegangen .",
         "hat es .",
+        "Anna hat den Apfel gegessen !",
+        "Anna hat den Apfel gegessen ?",
     ):
         assert links(bracket, other) == set()
     assert links(noun_of, "Der alte Hund sieht eine Katze .") == {
@@ -338,6 +395,15 @@ def test_best_distance_by_hand():
     step, share = best_distance(readings, bracket)
     assert step == 3
     assert share == pytest.approx(2 / 3)
+
+
+def test_the_distance_is_sought_up_to_eight_places():
+    """Otto posti avanti o indietro si trovano; nove, no."""
+    readings = [Reading([f"w{i}" for i in range(20)], [BEGINNING], {})]
+    assert best_distance(readings, at_distance(8)) == (8, 1.0)
+    assert best_distance(readings, at_distance(-8)) == (-8, 1.0)
+    for far in (9, -9):
+        assert best_distance(readings, at_distance(far))[1] == 0
 
 
 def test_a_relation_that_never_occurs_is_refused():
