@@ -245,8 +245,7 @@ def linear(
         return F.linear(x, weight, bias)
     key = (weight.data_ptr(), weight.shape)
     if key not in packs:
-        rows = x.numel() // x.size(-1)
-        packs[key] = weight, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+        packs[key] = weight, torch.ops.mkldnn._reorder_linear_weight(weight.detach())
     return torch.ops.mkldnn._linear_pointwise(x, packs[key][1], bias, "none", [], "")
 
 
@@ -279,9 +278,8 @@ def is_packable(x: Tensor, weight: Tensor) -> bool:
     """Vero se oneDNN sa moltiplicare x per il pacco, e conviene: su CPU, in FP32, per l'uso."""
     plain = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (x, weight))
     large = weight.numel() >= LARGE and weight.is_contiguous()
-    fitting = x.numel() > 0 and x.size(-1) == weight.size(-1)
     using = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-    return plain and large and fitting and using and torch.backends.mkldnn.is_available()
+    return plain and large and using and torch.backends.mkldnn.is_available()
 
 
 def split_heads(

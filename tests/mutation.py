@@ -72,6 +72,12 @@ EQUIVALENT: dict[str, dict[str, str]] = {
             "i bias hanno una dimensione sola"
         ),
         "if not isinstance(mask, Tensor) or mask.dim() < 2:": "[m, n] e [1, m, n] dicono lo stesso",
+        "LARGE = 2** 16": "una soglia di comodo: i prodotti sono gli stessi",
+        "LARGE = 2** 18": "come sopra",
+        "LARGE = 2<<17": "come sopra",
+        'return torch.ops.mkldnn._linear_pointwise(x, packs[key][ 0], bias, "none", [], "")': (
+            "la matrice al posto del pacco: stesso prodotto, meno svelto"
+        ),
     },
     "s3_2_3_applications": {
         "visible = causal_mask(m, target.device) * target_mask": "fra valori logici è lo stesso",

@@ -401,7 +401,7 @@ def packs(monkeypatch):
 
 
 @pytest.mark.parametrize("columns", [1, 6, 2051])
-@pytest.mark.parametrize("batch", [(), (1,), (2, 3), (17,)])
+@pytest.mark.parametrize("batch", [(), (0,), (1,), (2, 3), (17,)])
 @with_and_without_bias
 @torch.no_grad()
 def test_packed_product_is_the_straight_one(batch, columns, bias, packs):
@@ -419,7 +419,6 @@ def test_weights_are_packed_only_for_inference_on_cpu_in_fp32(packs):
     """Commento: con altri tipi o macchine, autocast o gradienti il prodotto è quello solito."""
     weight = torch.randn(7, 6)
     with torch.no_grad():
-        assert linear(torch.randn(0, 6), weight).shape == (0, 7)
         linear(torch.randn(1, 6).double(), weight.double())
         with torch.autocast("cpu", torch.bfloat16):
             assert linear(torch.randn(1, 6), weight).dtype == torch.bfloat16
