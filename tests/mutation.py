@@ -75,6 +75,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "LARGE = 2** 16": "una soglia di comodo: i prodotti sono gli stessi",
         "LARGE = 2** 18": "come sopra",
         "LARGE = 2<<17": "come sopra",
+        "return (weight @ torch.stack([x, x]).mT)[:, 1].contiguous()": "le due uscite sono uguali",
+        "return (weight @ torch.stack([x, x]).mT)[:, -1].contiguous()": "come sopra",
         'return torch.ops.mkldnn._linear_pointwise(x, packs[key][ 0], bias, "none", [], "")': (
             "la matrice al posto del pacco: stesso prodotto, meno svelto"
         ),
