@@ -1,8 +1,8 @@
 """§5.1: dai token sul disco alle matrici dei batch, un giro intero di un corpus.
 
-Lo fa la CPU, anche quando il modello sta su una GPU: questa intanto aspetta, perciò il tempo di un
-batch dev'essere una piccola parte di un passo. Le frasi sono parole a caso, con le lunghezze della pagina di §5.1. Non
-ci sono conti: di ogni concorrente si pubblica il solo tempo.
+Lo fa la CPU, anche se il modello sta su una GPU: questa intanto aspetta, perciò il tempo di un
+batch dev'essere una piccola parte di un passo. Le frasi sono parole a caso, con le lunghezze della
+pagina di §5.1. Non ci sono conti: di ogni concorrente si pubblica il solo tempo.
 """
 
 from pathlib import Path
