@@ -197,6 +197,30 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         ),
         'require(r >= 0 and r % 2 == 1, "r", r, "un numero dispari positivo")': "0 è pari",
     },
+    "s5_2_hardware_schedule": {
+        "return int(np.random.SeedSequence([seed, step, rank])"
+        ".generate_state(1, np.uint64)[ -1])": "la parola è una sola",
+        "return int(np.random.SeedSequence([seed, step, rank])"
+        ".generate_state( 2, np.uint64)[0])": "la prima parola è la stessa",
+        "due = trainer.step % every == 0 or trainer.step >= steps": "oltre l'ultimo non si va",
+        "if self.position.batch == len(self.batches):": "si avanza di un batch per volta",
+    },
+    "s6_1_machine_translation": {
+        'require(0 <= alpha != math.inf, "alpha", alpha, "un numero finito, almeno 0")': (
+            "ciò che non è un numero si ferma al primo confronto"
+        ),
+        "last = torch.full_like(self.prefixes[..., -1], self.model.config.start_id)": (
+            "conta la forma, non i valori"
+        ),
+    },
+    "s6_3_constituency_parsing": {
+        'require(used is not len(words), "tokens", given, f"posti per {len(words)} parole")': (
+            "i posti si contano uno per volta"
+        ),
+        'require(used != len(words), "tokens", given, f"posti per {len(words)} parole")': (
+            "come sopra"
+        ),
+    },
     "s7_conclusion": {
         'require(len(heads) != 0, "module", "nessuna attenzione", '
         '"almeno una MultiHeadAttention")': "una lunghezza non è negativa",
