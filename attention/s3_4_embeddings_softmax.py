@@ -149,6 +149,8 @@ class TokenScores(torch.autograd.Function):
         """Con g e a i gradienti dei due risultati: g · token + a/V − (g + a) · probabilità."""
         if ctx.matrix is None:
             raise RuntimeError("score: il gradiente si può calcolare una volta sola")
+        if torch.is_grad_enabled():
+            raise RuntimeError("score: non ci sono derivate seconde; create_graph dev'essere False")
         hidden, weight, tokens = ctx.saved_tensors
         matrix, ctx.matrix = ctx.matrix, None
         chosen, average = (gradient.unsqueeze(-1).to(matrix.dtype) for gradient in gradients)

@@ -290,7 +290,7 @@ class Trainer:
         return loss, nll, int(tokens)
 
     def gradient_norm(self) -> float:
-        """La lunghezza del gradiente, tutti i parametri insieme: finita, soltanto se lo sono tutti."""
+        """La lunghezza del gradiente, tutti i parametri insieme: finita solo se lo sono tutti."""
         gradients = (parameter.grad for parameter in self.model.parameters())
         return nn.utils.get_total_norm([it for it in gradients if it is not None]).item()
 

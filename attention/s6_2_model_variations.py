@@ -321,14 +321,14 @@ def setbacks(rows: list[Row]) -> list[tuple[str, str, str]]:
 
 
 def nats(perplexity: Decimal) -> float:
-    """L'errore medio per token di cui una perplessità è l'esponenziale, in nat."""
+    """La media di −ln p per token di cui una perplessità è l'esponenziale, in nat."""
     return math.log(perplexity)
 
 
 def per_word(perplexity: Decimal, pieces: float) -> float:
     """La perplessità per parola, se una parola è fatta in media di tanti pezzi.
 
-    La probabilità di una parola è il prodotto di quelle dei suoi pezzi: l'errore si somma, e la
+    La probabilità di una parola è il prodotto di quelle dei suoi pezzi: i −ln p si sommano, e la
     perplessità si eleva.
 
     Solleva:

@@ -7,7 +7,7 @@ che cosa sa fare il modello quando una testa non c'è più.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
 from itertools import groupby
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from attention.s0_abstract import require
 from attention.s3_2_2_multi_head import MultiHeadAttention
@@ -328,13 +329,15 @@ HAVE = frozenset(("habe", "hast", "hat", "haben", "habt"))
 def bracket(words: Sequence[str]) -> Bool[Tensor, "n n"]:
     """Dall'ausiliare «haben» al participio che chiude la frase: in tedesco stanno lontani.
 
-    Vale per le frasi di un verbo solo, finite da un punto; nelle altre non lega nulla.
+    Vale per le frasi senza virgole, finite da un punto, in cui dopo l'ausiliare non c'è un «und»,
+    che può portare un secondo participio. Nelle altre non lega nulla, e nemmeno dove in fondo
+    c'è «nicht»: là «haben» è il verbo, non l'ausiliare.
     """
     links = torch.zeros(len(words), len(words), dtype=torch.bool)
     simple = "," not in words and words[-1] == "." and len(words) > 3
-    if simple and words[-2][:1].islower():
+    if simple and words[-2][:1].islower() and words[-2] != "nicht":
         for i, word in enumerate(words[:-2]):
-            links[i, -2] = word in HAVE
+            links[i, -2] = word in HAVE and "und" not in words[i:]
     return links
 
 
@@ -413,6 +416,19 @@ def roles(readings: Sequence[Reading], relation: Relation) -> list[Role]:
     return sorted(found, key=lambda role: -role.share)
 
 
+def sharpened(reading: Reading) -> Reading:
+    """La stessa lettura, con tutto il peso di ogni parola su quella che ne riceveva di più.
+
+    Con letture così `roles` non dà un peso medio: dà quante volte il massimo cade dove il legame
+    porta.
+    """
+    maps = {
+        place: one_hot(weights.argmax(dim=-1), weights.shape[-1]).float()
+        for place, weights in reading.maps.items()
+    }
+    return replace(reading, maps=maps)
+
+
 REACH = 8
 """Fin dove si cerca la distanza fissa che imita meglio un legame."""
 
@@ -479,7 +495,10 @@ def by_importance(model: Transformer, batch: Batch) -> list[tuple[Head, float]]:
     return sorted(losses, key=lambda pair: pair[1])
 
 
-def pruned(model: Transformer, batch: Batch) -> list[float]:
-    """La perdita togliendo 0, 1, 2, … teste, dalla meno importante in su, fino a tutte."""
-    order = [head for head, _ in by_importance(model, batch)]
+def pruned(model: Transformer, batch: Batch, order: Sequence[Head]) -> list[float]:
+    """La perdita togliendo le prime 0, 1, 2, … teste di un ordine, fino a tutte.
+
+    Se l'ordine viene da `by_importance`, conviene che venga da altre frasi: così il danno si
+    giudica su ciò che non ha servito a scegliere.
+    """
     return [loss_without(model, batch, order[:count]) for count in range(len(order) + 1)]

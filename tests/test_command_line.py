@@ -168,24 +168,29 @@ def test_whatever_the_model_writes_becomes_a_tree(tmp_path, monkeypatch, capsys)
 
 @pytest.mark.usefixtures("small")
 def test_wrong_uses_are_one_italian_line(tmp_path, capsys):
-    """File che mancano, opzioni sbagliate: una riga che dice che cosa, mai una traccia."""
+    """Una riga che dice che cosa, mai una traccia; a chi scrive male il comando, prima l'uso."""
     assert train(tmp_path) == 1
     assert capsys.readouterr().err == (
         "attention: --source, --target: dato: nessun file; atteso: due file, per base\n"
     )
-    for arguments, message in (
-        ([], "mancano: COMANDO"),
-        (["train", "nulla", "--folder=x"], "scelta sconosciuta: 'nulla'"),
-        (["train", "base"], "mancano: --folder"),
-        (["translate", "--model=x", "--beam=due"], "non è un intero: 'due'"),
-        (["translate", "--model=x", "--bem=2"], "argomenti sconosciuti: --bem=2"),
+    for arguments, command, message in (
+        ([], "attention", "mancano: COMANDO"),
+        (["train", "nulla", "--folder=x"], "attention train", "scelta sconosciuta: 'nulla'"),
+        (["train", "base"], "attention train", "mancano: --folder"),
+        (["translate", "--beam=due"], "attention translate", "non è un intero: 'due'"),
+        (["translate", "--bem=2"], "attention", "argomenti sconosciuti: --bem=2"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == 2
-        assert message in capsys.readouterr().err
+        usage, *more, error = capsys.readouterr().err.splitlines()
+        assert usage.startswith(f"uso: {command} [-h] ")
+        assert all(line.startswith("  ") for line in more)
+        assert error.startswith(f"{command}: errore: ")
+        assert message in error
     assert main(["translate", f"--model={tmp_path / 'nulla'}"]) == 1
-    assert capsys.readouterr().err.startswith("attention: ")
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("attention: ")
 
 
 @pytest.mark.parametrize("command", [[], ["train"], ["translate"], ["evaluate"], ["parse"]])

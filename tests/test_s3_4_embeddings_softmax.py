@@ -495,6 +495,14 @@ def test_score_keeps_one_matrix_and_gives_its_gradient_once():
         chosen.sum().backward()
 
 
+def test_second_derivatives_of_score_are_refused():
+    """§3.4 ¶1: la matrice non ricorda da dove viene: un gradiente del gradiente sarebbe monco."""
+    module, hidden = random_module(), random_rows(3, 5)
+    chosen, _ = module.score(hidden, torch.tensor([3, 0, 10]))
+    with pytest.raises(RuntimeError, match=r"^score: non ci sono derivate seconde; create_graph"):
+        torch.autograd.grad(chosen.sum(), module.weight, create_graph=True)
+
+
 def test_scores_are_replaced_by_probabilities():
     """§3.4 ¶1: al posto dei punteggi restano le probabilità, anche di punteggi enormi."""
     logits = torch.cat([random_rows(3, 11), 1000 * random_rows(2, 11), random_rows(1, 11) - 5000])

@@ -32,7 +32,7 @@ WIDTHS = (64, 128)
 """Le larghezze di una testa: quelle dell'articolo e dei modelli che l'hanno seguito."""
 
 DTYPES = (torch.bfloat16, torch.float16)
-"""I tipi che i Tensor Core moltiplicano a piena velocità sommando in FP32."""
+"""I tipi a 16 bit: i Tensor Core li moltiplicano e sommano i prodotti in FP32."""
 
 
 class Tile(NamedTuple):
@@ -84,7 +84,8 @@ AMPERE: dict[str, Table] = {
         (128, True): (Tile(32, 32, 8, 1),),
     },
 }
-"""Per le altre: senza TMA gli indirizzi li tengono i thread, e i registri bastano per meno."""
+"""Per le altre, che hanno meno memoria condivisa; e prima della 9 non c'è il TMA: gli indirizzi li
+tengono i thread, e i registri bastano per meno."""
 
 LARGE = (9, 10)
 """Le compute capability con 227 KiB di memoria condivisa per blocco, quanta ne vuole `HOPPER`."""
@@ -356,7 +357,8 @@ def tuned(
 ) -> Output:
     """Esegue `run` con la piastrella migliore: la prima volta, su una GPU, le prova tutte.
 
-    La scelta non dipende dalle lunghezze: una frase più lunga non fa ricominciare.
+    La scelta non dipende dalle lunghezze: una frase più lunga non fa ricominciare. Mentre la GPU
+    registra i comandi di un grafo non si prova nulla.
     """
     shape = (query.size(-1), causal)
     large = not query.is_cuda or torch.cuda.get_device_capability(query.device)[0] in LARGE
@@ -364,7 +366,7 @@ def tuned(
     case = (query.device, name, *shape)
     if case not in CHOSEN:
         few = min(query.size(-2), key.size(-2)) < WORTH
-        if few or len(tiles) == 1 or not query.is_cuda:
+        if few or len(tiles) == 1 or not query.is_cuda or torch.cuda.is_current_stream_capturing():
             return run(tiles[0])
         times = {tile: do_bench(partial(run, tile), warmup=5, rep=20) for tile in tiles}
         CHOSEN[case] = min(times, key=times.__getitem__)
@@ -396,7 +398,13 @@ class FlashAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """I gradienti di Q, K e V: due lanci, e una passata che converte quello di Q."""
+        """I gradienti di Q, K e V: due lanci, e una passata che converte quello di Q.
+
+        Solleva:
+            RuntimeError: se si chiede di poter derivare anche questi: non c'è un kernel per farlo.
+        """
+        second, expected = torch.is_grad_enabled(), "False: niente derivate seconde"
+        require(not second, "create_graph", second, expected, RuntimeError)
         query, key, value, output, logs, lengths = context.saved_tensors
         grad, causal = aligned(grads[0]), context.causal
         inner = inner_products(output, grad, logs)
@@ -441,7 +449,7 @@ def flash_attention(
         Le uscite, forma e disposizione di `query`. Una query senza key riceve zeri.
 
     Solleva:
-        TypeError: se un argomento non è un tensore del tipo giusto.
+        TypeError: se un argomento non è un tensore del tipo giusto, o `causal` non è un booleano.
         ValueError: se le forme non si accordano, se d non è 64 o 128, se i tensori stanno su
             dispositivi diversi, o se con `causal` le query non sono tante quante le key.
     """
@@ -454,10 +462,13 @@ def flash_attention(
         check_like(tensor, name, query)
     if lengths is not None:
         check_lengths(lengths, query)
+        lengths = lengths.contiguous()
+    require(isinstance(causal, bool), "causal", causal, "True o False", TypeError)
     n = key.size(2)
     require(not causal or m == n, "causal", f"{m} query e {n} key", "tante query quante key")
     if query.is_cuda or query.dtype == torch.float16:
-        return FlashAttention.apply(query, key, value, lengths, causal)
+        with torch.cuda.device_of(query):
+            return FlashAttention.apply(query, key, value, lengths, causal)
     wide = (it.float() for it in (query, key, value))
     return FlashAttention.apply(*wide, lengths, causal).to(query.dtype)
 

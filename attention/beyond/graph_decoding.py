@@ -86,14 +86,14 @@ class GraphDecoder:
     ):
         for name, size, lowest in (("rows", rows, 1), ("length", length, 1), ("extra", extra, 0)):
             check_size(size, name, lowest)
-        if fused:
-            check_fusible(model, rows)
         self.model, self.rows, self.length, self.extra = model, rows, length, extra
         self.step = self.fused_step if fused else self.plain_step
         self.early = early
         self.capacity = length + extra
         self.room = -(-self.capacity // UNROLL) * UNROLL
-        with evaluating(model):
+        if fused:
+            check_fusible(model, rows, self.room)
+        with evaluating(model), torch.cuda.device_of(model.embedding.weight):
             self.allocate()
             self.graph = self.record() if self.place.type == "cuda" else None
 
@@ -164,7 +164,7 @@ class GraphDecoder:
         with evaluating(self.model):
             self.load(source)
             self.run()
-            return self.state.output[:, : int(self.state.used)].clone()
+        return self.state.output[:, : int(self.state.used)].clone()
 
     def run(self) -> None:
         """Tutti i passi che possono servire, a gruppi di `UNROLL`."""
@@ -310,6 +310,7 @@ class GraphDecoder:
             self.buffers.seen,
             length,
             width**-0.5,
+            num_warps=max(4, power_of_two(length) * width // PER_WARP),
             width=width,
             block=power_of_two(length),
         )
@@ -429,8 +430,15 @@ def power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def check_fusible(model: Transformer, rows: int) -> None:
-    """I kernel scritti apposta valgono per una frase, e per le attenzioni dell'articolo."""
+PER_WARP = 2048
+"""Quanti numeri di una cache tiene un warp: 64 registri per thread per le key, 64 per i value."""
+
+
+def check_fusible(model: Transformer, rows: int, room: int) -> None:
+    """I kernel scritti apposta valgono per una frase, e per le attenzioni dell'articolo.
+
+    Una testa sta nei registri di un SM, che sono 65 536: otto warp, fino a 255 registri per thread.
+    """
     config = model.config
     require(rows == 1, "rows", rows, "1, con fused=True")
     require(not config.bias, "model", "bias=True", "attenzioni senza termini costanti")
@@ -440,6 +448,9 @@ def check_fusible(model: Transformer, rows: int) -> None:
     width = max(widths)
     same = len(widths) == 1 and power_of_two(width) == width
     require(same, "model", f"teste larghe {sorted(widths)}", "d_k = d_v, una potenza di due")
+    places = 8 * PER_WARP // width
+    given = f"{room} posti"
+    require(room <= places, "length, extra", given, f"al più {places}, con fused=True")
 
 
 @triton.jit

@@ -2,7 +2,7 @@
 
 Il Penn Treebank di §6.3 non si può distribuire. Qui una grammatica di poche pagine scrive quante
 frasi si vogliono, ciascuna con il suo albero. A chi si attacca un sintagma preposizionale lo decide
-il significato delle parole, e una frase ha un albero solo: perciò il compito si può imparare.
+il significato delle parole, secondo una tabella: perciò il compito si può imparare.
 """
 
 import itertools

@@ -231,6 +231,28 @@ def test_what_the_tma_cannot_read_is_copied_with_good_strides(flash):
     assert flash.aligned(half) is half
 
 
+@pytest.mark.parametrize("steps", [0, 2])
+def test_lengths_may_have_any_stride(steps, flash, small):
+    """Le lunghezze si leggono una per frase, comunque stiano in memoria."""
+    small(16, 32)
+    q, k, v, _ = (it.half() for it in problem(3, 1, 9, 9, 64))
+    numbers = torch.tensor([[1, 99], [8, 99], [4, 99]])
+    lengths = numbers[:, 0] if steps else numbers[0, :1].expand(3)
+    assert lengths.stride() == (steps,)
+    found = flash.flash_attention(q, k, v, lengths)
+    assert torch.equal(found, flash.flash_attention(q, k, v, lengths.clone()))
+
+
+def test_second_derivatives_are_refused_and_not_forgotten(flash, small):
+    """Non c'è un kernel per loro: meglio un errore che un gradiente senza un pezzo."""
+    small(16, 32)
+    q, k, v, _ = (it.half() for it in problem(1, 1, 5, 5, 64))
+    q.requires_grad_()
+    output = flash.flash_attention(q, k, v)
+    with pytest.raises(RuntimeError, match="^create_graph: dato: True; atteso: False"):
+        torch.autograd.grad(output.sum(), q, create_graph=True)
+
+
 def test_gradient_of_a_sum_has_zero_strides_and_is_accepted(flash, small):
     """Il gradiente che arriva da `sum` è un solo 1 ripetuto."""
     small(16, 16)
@@ -354,10 +376,14 @@ def test_the_fastest_tile_is_chosen_once_and_kept(flash, monkeypatch, our_own_er
     monkeypatch.setattr(flash, "CHOSEN", {})
     monkeypatch.setitem(flash.HOPPER["forward"], (64, True), (slow, fast))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: recording)
 
     def choose(query: int, key: int) -> flash.Tile:
         return flash.tuned("forward", OnTheGpu(query), OnTheGpu(key), True, lambda tile: tile)
 
+    recording = True
+    assert choose(1024, 1024) == slow
+    recording = False
     assert [choose(1023, 4096), choose(4096, 1023)] == [slow, slow]
     assert tried == []
     assert [choose(1024, 1024), choose(7, 7), choose(4096, 2048)] == [fast] * 3
@@ -518,6 +544,7 @@ X = torch.ones(2, 3, 5, 64, dtype=torch.float16)
          "lengths: dato: [3]; atteso: [2]"),
         ((X, X, X, torch.ones(2, dtype=torch.int32, device="meta")), ValueError,
          "lengths: dato: meta; atteso: cpu, come query"),
+        ((X, X, X, None, None), TypeError, "causal: dato: None; atteso: True o False"),
         ((X[:, :, :4], X, X, None, True), ValueError,
          "causal: dato: 4 query e 5 key; atteso: tante query quante key"),
     ],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import pytest
@@ -527,6 +528,58 @@ def test_weights_are_asked_for_before_waiting(output_projection):
     assert "st.global" in after
 
 
+@pytest.mark.parametrize(("block", "warps"), [(128, 4), (256, 8)])
+def test_the_cache_of_a_head_stays_in_the_registers(block, warps, tmp_path, monkeypatch):
+    """Compilato per una H100: nessun registro versato, e il blocco intero sta in un SM."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from gpu_notes.sass_listing import disassemble
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    assert max(4, block * 64 // graphs.PER_WARP) == warps
+    kernel = graphs.attend_kernel
+    constants = {"mask": None, "early": True, "width": 64, "block": block}
+    types = dict.fromkeys(kernel.arg_names, "*fp32") | dict.fromkeys(constants, "constexpr")
+    types |= {"keys": "*bf16", "values": "*bf16", "position": "*i64"}
+    types |= {"length": "i32", "scale": "fp32"}
+    aligned = [name for name, kind in types.items() if kind.startswith("*")]
+    divisible = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}
+    binary = triton.compile(
+        ASTSource(kernel, types, constants, divisible),
+        target=GPUTarget("cuda", 90, 32),
+        options={"launch_pdl": True, "num_warps": warps},
+    )
+    listing = disassemble(binary.asm["cubin"])
+    registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", listing).groups())
+    assert stack == 0
+    assert "STL" not in listing
+    assert registers * 32 * warps <= 65536
+
+
+def test_the_kernel_is_launched_with_the_warps_of_its_cache(monkeypatch):
+    """Commento: quattro warp fino a 128 posizioni larghe 64, otto fino a 256."""
+    asked: list[tuple[int, int]] = []
+
+    def launch(self, kernel, grid, *arguments, num_warps=4, **constants):
+        if kernel is graphs.attend_kernel:
+            asked.append((constants["block"], num_warps))
+
+    monkeypatch.setattr(GraphDecoder, "launch", launch)
+    model = make(1, d_model=128, heads=2)
+    for length in (100, 200):
+        GraphDecoder(model, 1, length, 8, fused=True).fused_step()
+    assert sorted(set(asked)) == [(128, 4), (256, 8)]
+
+
+def test_what_is_generated_can_be_changed():
+    """Come da `Transformer.generate`: l'uscita è un tensore qualunque."""
+    found = GraphDecoder(make(1), 1, 4, 2).generate(torch.tensor([[5, 6, 7, 8]]))
+    found[0, 0] = 3
+    assert found[0, 0] == 3
+
+
 # Argomenti sbagliati.
 
 
@@ -537,6 +590,10 @@ def test_weights_are_asked_for_before_waiting(output_projection):
         ({"length": 0}, "length: dato: 0; atteso: almeno 1"),
         ({"extra": -1}, "extra: dato: -1; atteso: almeno 0"),
         ({"rows": 2, "fused": True}, "rows: dato: 2; atteso: 1, con fused=True"),
+        (
+            {"length": 2000, "extra": 49, "fused": True},
+            "length, extra: dato: 2056 posti; atteso: al più 2048, con fused=True",
+        ),
     ],
 )
 def test_impossible_sizes_are_refused(sizes, message):
