@@ -376,7 +376,7 @@ def generators(config: TransformerConfig, folder: Path) -> dict[str, Run]:
     """Chi genera 64 token, uno alla volta; il primo è il nostro."""
     ours = Transformer(config).to(DEVICE).eval()
     source = torch.randint(3, config.vocabulary, (1, LENGTH), device=DEVICE)
-    weights = torch.ones(weights_per_token(ours), device=DEVICE)
+    weights = torch.randn(weights_per_token(ours), device=DEVICE)
     return {
         "Transformer": lambda: never_ending(ours, source),
         READING: lambda: [weights.sum() for _ in range(LENGTH)],

@@ -59,7 +59,7 @@ def contestants(config: TransformerConfig, dtype: torch.dtype, rows: int) -> dic
     """Chi genera; il primo è il nostro più svelto che qui si può eseguire."""
     model = endless(config, dtype)
     source = torch.randint(3, config.vocabulary, (rows, LENGTH), device=DEVICE)
-    weights = torch.ones(weights_per_token(model), device=DEVICE, dtype=dtype)
+    weights = torch.randn(weights_per_token(model), device=DEVICE, dtype=dtype)
     return {
         **graphs(model, source),
         EAGER: lambda: model.generate(source, extra=0),
@@ -137,7 +137,7 @@ def test_beam_decoding(benchmark, contest, dtype):
 
     model = endless(BASE, dtype)
     source = torch.randint(3, BASE.vocabulary, (1, LENGTH), device=DEVICE)
-    weights = torch.ones(weights_per_token(on_meta(BASE)), device=DEVICE, dtype=dtype)
+    weights = torch.randn(weights_per_token(on_meta(BASE)), device=DEVICE, dtype=dtype)
     runs = {
         "beam_search": lambda: beam_search(model, source, extra=0),
         EAGER: lambda: model.generate(source, extra=0),

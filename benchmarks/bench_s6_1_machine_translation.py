@@ -55,7 +55,7 @@ def contestants(config: TransformerConfig, folder: Path, batch: int, beam: int) 
     """Chi genera 64 token per frase, uno alla volta; il primo è il nostro."""
     ours = Transformer(config).to(DEVICE).eval()
     source = torch.randint(3, config.vocabulary, (batch, LENGTH), device=DEVICE)
-    weights = torch.ones(weights_per_token(ours), device=DEVICE)
+    weights = torch.randn(weights_per_token(ours), device=DEVICE)
     generate = beamed if beam > 1 else greedy
     return {
         "Transformer": lambda: generate(ours, source),

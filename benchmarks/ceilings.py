@@ -7,6 +7,7 @@ se il chip è fra quelli; se no, non si indovina.
 
 import statistics
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -70,6 +71,13 @@ class Ceilings:
             "datasheet_gbs": self.chip and self.chip.bandwidth / 1e9,
             "clocks": self.clocks,
         }
+
+    def boost(self, form: str) -> float:
+        """Quante volte la frequenza di un picco dichiarato sta in quella massima; almeno una."""
+        if self.chip is None:
+            return 1.0
+        declared = self.chip.clock if form == "FP32" else self.chip.tensor_clock
+        return max(1.0, self.clocks.get("sm_max_mhz", 0.0) * 1e6 / declared)
 
     def peak(self, form: str) -> float | None:
         """GFLOP/s dichiarati in un formato; niente, se il chip non è nella tabella."""
@@ -177,6 +185,10 @@ CLOCKS = {
 """Che cosa si chiede a nvidia-smi, e come lo si chiama nei risultati."""
 
 
+LOADED = 1.5
+"""Da quanti secondi si moltiplica, quando si chiede: la potenza è la media dell'ultimo secondo."""
+
+
 def clocks() -> dict[str, float]:
     """Frequenze e potenza, lette mentre la GPU moltiplica; niente, se non si possono leggere."""
     if DEVICE == "cpu":
@@ -184,6 +196,10 @@ def clocks() -> dict[str, float]:
     run = product("BF16", max(GEMM_SIDES[DEVICE]))
     query = f"--query-gpu={','.join(CLOCKS)}"
     command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
+    start = time.perf_counter()
+    while time.perf_counter() - start < LOADED:
+        run()
+        torch.cuda.synchronize()
     try:
         asked = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     except OSError:

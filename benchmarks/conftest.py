@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from attention.s0_abstract import require
 from benchmarks.ceilings import Ceilings, measure
 from benchmarks.contest import (
     DEVICE,
@@ -25,7 +26,7 @@ from benchmarks.contest import (
 )
 from benchmarks.honest_data import refuse_degenerate_data
 from benchmarks.provenance import PACKAGES, commit, installed, machine
-from benchmarks.stopwatch import prepare, timed
+from benchmarks.stopwatch import clock, prepare, timed
 
 CEILING = "GEMM"
 """Il concorrente che fa da tetto."""
@@ -59,9 +60,24 @@ def _inference() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _plain_fp32() -> None:
-    """FP32 vuol dire FP32: cuDNN farebbe in TF32 convoluzioni e ricorrenze, se può."""
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
-    torch.backends.cudnn.rnn.fp32_precision = "ieee"
+    """Vale per ogni gara."""
+    plain_fp32()
+
+
+def plain_fp32() -> None:
+    """FP32 vuol dire FP32, qualunque cosa vogliano le variabili d'ambiente.
+
+    cuDNN farebbe in TF32 convoluzioni e ricorrenze, se può; cuBLAS i prodotti, se gli si è detto.
+    Una variabile comanda più di ogni programma: con quella non si misura.
+    """
+    for settings in (
+        torch.backends.cuda.matmul,
+        torch.backends.cudnn.conv,
+        torch.backends.cudnn.rnn,
+    ):
+        settings.fp32_precision = "ieee"
+    override = os.environ.get("NVIDIA_TF32_OVERRIDE", "0")
+    require(override == "0", "NVIDIA_TF32_OVERRIDE", override, "0, o nulla")
 
 
 @pytest.fixture(params=DTYPES, ids=str)
@@ -103,8 +119,10 @@ def contest(
         different: Collection[str] = (),
         formats: Mapping[str, str] | None = None,
     ) -> None:
+        timer = benchmark._timer
+        require(timer is clock, "timer", timer, "benchmarks.stopwatch.clock, che aspetta la GPU")
         for name, run in contestants.items():
-            refuse_degenerate_data(name, run)
+            refuse_degenerate_data(name, run, name not in different)
         (name, ours), *others = contestants.items()
         if benchmark.disabled:
             benchmark(ours)

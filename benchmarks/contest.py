@@ -43,8 +43,8 @@ MAX_ROUNDS = 100
 MARGIN = {True: 1.05, False: 2.0}
 """Di quanto un ritmo può superare il tetto prima che la misura sia giudicata impossibile.
 
-Vero: il tetto è quello della scheda tecnica, che nessuno supera. Falso: è quello misurato, che un
-lavoro più adatto alla macchina può superare un poco.
+Vero: il tetto è quello della scheda tecnica, alla frequenza massima della scheda. Falso: è quello
+misurato, che un lavoro più adatto alla macchina può superare un poco.
 """
 
 
@@ -141,7 +141,8 @@ def extra_bytes(run: Run) -> int:
 
 def allocations(recorded: profile) -> list[int]:
     """I byte presi (positivi) e resi (negativi) durante una registrazione, in ordine di tempo."""
-    events = [event for event in recorded.kineto_results.events() if event.name() == "[memory]"]
+    results: Any = recorded.kineto_results
+    events = [event for event in results.events() if event.name() == "[memory]"]
     return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
 
 
@@ -218,15 +219,16 @@ def refuse_impossible_times(found: dict[str, Any], ceilings: Ceilings) -> None:
     che sta nella cache L2 può non esservi ancora stato scritto.
 
     Solleva:
-        ImpossibleTimeError: se il ritmo di un concorrente supera quello dichiarato del chip o, se
-            il chip non è noto, il doppio di quello misurato.
+        ImpossibleTimeError: se il ritmo di un concorrente supera quello dichiarato del chip, alla
+            frequenza più alta, o, se il chip non è noto, il doppio di quello misurato.
     """
     for name, score in found["contestants"].items():
         if score["gflops"] is None:
             continue
         peak = ceilings.peak(score["format"])
         measured = max(ceilings.gemm.get(score["format"], 0.0) / 1e9, found["gemm_gflops"])
-        limit = MARGIN[peak is not None] * (peak or measured)
+        fastest = peak * ceilings.boost(score["format"]) if peak else measured
+        limit = MARGIN[peak is not None] * fastest
         refuse_beyond(name, score["gflops"], limit, f"GFLOP/s in {score['format']}")
         if ceilings.chip:
             bandwidth = MARGIN[True] * ceilings.chip.bandwidth / 1e9

@@ -1,7 +1,7 @@
-"""Su che cosa si misura: i prodotti di una gara devono lavorare su numeri veri.
+"""Su che cosa si misura: una gara deve lavorare su numeri veri, a ogni chiamata, e tutta qui.
 
 Su una GPU moltiplicare zeri consuma meno, e la frequenza resta più alta: lo stesso prodotto può
-andare più in fretta. Prima della misura ogni concorrente gioca una volta osservato.
+andare più in fretta. Prima della misura ogni concorrente gioca due volte osservato.
 """
 
 from collections.abc import Iterator
@@ -11,23 +11,36 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.stopwatch import Run
+from benchmarks.stopwatch import DEVICE, Run
 
 aten = torch.ops.aten
 
 PRODUCTS = {
     aten.mm,
     aten.addmm,
+    aten.mv,
+    aten.addmv,
     aten.bmm,
     aten.baddbmm,
     aten._scaled_mm,
     aten.convolution,
+    aten.mkldnn_rnn_layer,
+    aten._cudnn_rnn,
+    torch.ops.mkldnn._linear_pointwise,
+    aten._transformer_encoder_layer_fwd,
+    aten._native_multi_head_attention,
     aten._scaled_dot_product_flash_attention,
     aten._scaled_dot_product_flash_attention_for_cpu,
     aten._scaled_dot_product_efficient_attention,
     aten._scaled_dot_product_cudnn_attention,
 }
-"""Le operazioni di cui si guardano gli operandi: prodotti, convoluzioni, attenzioni fuse."""
+"""Le operazioni di cui si guardano gli operandi: prodotti, convoluzioni, strati fusi."""
+
+SAMPLE = 1024
+"""Quanti numeri di una matrice si guardano, al più."""
+
+SAME = 0.9
+"""Quando tanti numeri su uno sono uguali, la matrice è come costante; la ReLU ne azzera metà."""
 
 
 class DegenerateDataError(ValueError):
@@ -35,52 +48,121 @@ class DegenerateDataError(ValueError):
 
 
 class Watcher(TorchDispatchMode):
-    """Guarda gli operandi di ogni prodotto: quanti prodotti, e quanti su una matrice costante."""
+    """Guarda ogni operazione di una chiamata: quante, dove, e su quali numeri.
 
-    def __init__(self) -> None:
+    Attributi:
+        operations: quante operazioni di PyTorch.
+        products: quante fra quelle di `PRODUCTS`.
+        numbers, constant: quanti numeri ha l'operando più grande di ogni prodotto, in tutto, e di
+            quelli con un operando come costante; si contano se si guarda da vicino.
+        elsewhere: quante operazioni su un altro dispositivo, o su un altro stream.
+    """
+
+    def __init__(self, closely: bool) -> None:
         super().__init__()
-        self.products = 0
-        self.constant = 0
+        self.here, self.closely = place(), closely
+        self.operations = self.products = self.numbers = self.constant = self.elsewhere = 0
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        self.operations += 1
+        self.elsewhere += place() != self.here
         if operation.overloadpacket in PRODUCTS:
             self.products += 1
-            self.constant += any(is_constant(matrix) for matrix in matrices(args))
+            if self.closely:
+                self.look(list(matrices(args)))
         return operation(*args, **(kwargs or {}))
+
+    def look(self, operands: list[Tensor]) -> None:
+        """Gli operandi di un prodotto, un campione ciascuno."""
+        size = max((matrix.numel() for matrix in operands), default=0)
+        self.numbers += size
+        self.constant += size * any(is_constant(matrix) for matrix in operands)
+
+
+def place() -> Any:
+    """Il dispositivo e lo stream su cui si accoda; su CPU non c'è da scegliere."""
+    if DEVICE == "cpu":
+        return None
+    return torch.cuda.current_device(), torch.cuda.current_stream()
 
 
 def matrices(arguments: Any) -> Iterator[Tensor]:
-    """Gli operandi con almeno due dimensioni: i termini costanti possono essere zero."""
-    for argument in arguments:
-        if isinstance(argument, Tensor) and argument.dim() >= 2 and argument.numel() > 1:
+    """Gli operandi, fra i primi tre argomenti: dopo vengono le maschere.
+
+    Hanno almeno due dimensioni: i termini costanti possono essere zero. In un pacco di oneDNN non
+    si guarda.
+    """
+    for argument in arguments[:3]:
+        plain = isinstance(argument, Tensor) and argument.layout == torch.strided
+        if plain and argument.dim() >= 2 and argument.numel() > 1:
             yield argument
 
 
 def is_constant(matrix: Tensor) -> bool:
-    """Vero se tutti i numeri sono uguali, o se non sono numeri."""
-    numbers = matrix.detach().float()
-    return not bool(numbers.max() > numbers.min())
+    """Vero se quasi tutti i numeri di un campione sono uguali, o se non sono numeri."""
+    sample = sampled(matrix.detach()).float().flatten()
+    real = sample[~sample.isnan()]
+    if 2 * len(real) < len(sample):
+        return True
+    return int((real == real.mode().values).sum()) > SAME * len(real)
 
 
-def refuse_degenerate_data(name: str, run: Run) -> None:
-    """Una chiamata osservata: se metà dei prodotti ha un operando costante, non è una misura.
+def sampled(matrix: Tensor) -> Tensor:
+    """Una griglia di numeri presi da tutta la matrice, circa `SAMPLE` al più, senza copie."""
+    side = round(SAMPLE ** (1 / matrix.dim()))
+    return matrix[tuple(slice(None, None, -(-size // side)) for size in matrix.shape)]
 
-    Ciò che è compilato si osserva prima della compilazione, operazione per operazione.
+
+def is_flat(output: Any) -> bool:
+    """Vero se l'uscita è una matrice di righe tutte uguali, come chi ha ingressi o pesi nulli.
+
+    Vede anche ciò che si fa dentro un kernel solo, dove gli operandi non passano da PyTorch.
+    """
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        return False
+    if output.dim() < 2 or output.size(-2) < 2:
+        return False
+    rows = output.detach().float()
+    return torch.allclose(rows, rows[..., :1, :].expand_as(rows), rtol=1e-4)
+
+
+def refuse_degenerate_data(name: str, run: Run, same: bool = True) -> None:
+    """Due chiamate osservate: dati veri, lo stesso lavoro tutt'e due le volte, un posto solo.
+
+    Ciò che è compilato si osserva prima della compilazione, operazione per operazione. Di chi
+    lavora fuori da PyTorch, in un altro programma, non si vede nulla: lì restano i tempi
+    impossibili.
 
     Argomenti:
         name: il nome del concorrente.
         run: la chiamata.
+        same: se fa il lavoro dichiarato; di chi ne fa un altro i numeri non si guardano.
 
     Solleva:
-        DegenerateDataError: se i dati sono costanti. Un operando costante ogni tanto è normale:
-            lo stato iniziale di una ricorrenza è zero.
+        DegenerateDataError: se i dati sono costanti (un operando costante ogni tanto è normale: lo
+            stato iniziale di una ricorrenza è zero), se la seconda volta il risultato era già
+            pronto, se qualcosa si fa su un altro stream o su un'altra scheda.
     """
-    with torch.compiler.set_stance("force_eager"), Watcher() as seen:
-        run()
-    if seen.products and 2 * seen.constant >= seen.products:
-        raise DegenerateDataError(
-            f"«{name}»: {seen.constant} prodotti su {seen.products} hanno un operando costante, "
-            "per esempio tutto zero; atteso: numeri a caso, come quelli di un modello"
+    with torch.compiler.set_stance("force_eager"):
+        with Watcher(closely=same) as seen:
+            output = run()
+        with Watcher(closely=False) as again:
+            run()
+    expected = "numeri a caso, come quelli di un modello"
+    if seen.constant and 2 * seen.constant >= seen.numbers:
+        refuse(name, "la maggior parte dei prodotti ha un operando costante", expected)
+    if same and is_flat(output):
+        refuse(name, "le righe dell'uscita sono tutte uguali", expected)
+    if again.products < seen.products or again.operations < min(seen.operations, 1):
+        refuse(name, "la seconda chiamata lavora meno della prima", "lo stesso lavoro ogni volta")
+    if seen.elsewhere:
+        refuse(
+            name, "lavora su un altro stream o su un'altra scheda", "tutto sullo stream corrente"
         )
+
+
+def refuse(name: str, given: str, expected: str) -> None:
+    """Solleva `DegenerateDataError`."""
+    raise DegenerateDataError(f"«{name}»: dato: {given}; atteso: {expected}")

@@ -27,13 +27,37 @@ def place(measured: dict) -> Path:
 
 
 def publish(source: Path) -> None:
-    """Controlla un file e lo mette al suo posto, intero; quello di partenza non si tocca."""
-    target = place(schema.read(source))
+    """Controlla un file e lo mette al suo posto, intero; quello di partenza non si tocca.
+
+    Solleva:
+        SchemaError: se il file non è valido, o se prenderebbe il posto di gare che non ha.
+    """
+    measured = schema.read(source)
+    target = place(measured)
+    refuse_loss(target, measured, source)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".tmp")
     partial.write_bytes(source.read_bytes())
     os.replace(partial, target)
     print(f"Misure pubblicate in {target.relative_to(ROOT)}")
+
+
+def refuse_loss(target: Path, measured: dict, source: Path) -> None:
+    """Un file dello stesso giorno si sostituisce solo con uno che ne rifà tutti i gruppi."""
+    if not target.exists():
+        return
+    lost = sorted(groups_of(schema.read(target)) - groups_of(measured))
+    if lost:
+        raise schema.SchemaError(
+            f"{target.relative_to(ROOT)} ha gruppi che la misura nuova non ha: {', '.join(lost)}; "
+            "per non perderli, rifai la misura per intero, oppure in un altro giorno; se invece "
+            f"quel file non serve più, toglilo e ripeti con --from {source}"
+        )
+
+
+def groups_of(session: dict) -> set[str]:
+    """I gruppi di gare di un file."""
+    return {entry["group"] for entry in session["benchmarks"]}
 
 
 def measure(options: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Lo schema dei risultati: che cosa c'è in un file, di che tipo, e quali numeri devono tornare.
+"""Lo schema dei risultati: i campi di un file, i numeri che devono tornare, quelli impossibili.
 
 Un file può venire da un'altra macchina. Prima di pubblicarlo, e prima di metterlo su una pagina, lo
 si controlla qui: ogni reclamo nomina il campo, dice che cosa contiene e che cosa era atteso.
@@ -12,6 +12,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+from benchmarks import tensor_cores
+from benchmarks.ceilings import Ceilings
+from benchmarks.contest import (
+    MARGIN,
+    MIN_ROUNDS,
+    ImpossibleTimeError,
+    refuse_impossible_times,
+)
+from benchmarks.tensor_cores import Evidence
+from gpu_notes.sm_map import GPUS, Gpu
 
 CEILINGS_SINCE = datetime.date(2026, 11, 26)
 """Da questo giorno ogni sessione misura i tetti; i file di prima non li hanno."""
@@ -208,6 +219,22 @@ WITH_CEILINGS: dict[str, Rule] = {
 }
 """I campi che una gara ha se la sua sessione ha misurato i tetti."""
 
+SAID = Leaf(
+    "«sì», «no» o «non dimostrato»",
+    lambda value: value in (tensor_cores.YES, tensor_cores.NO, tensor_cores.UNPROVEN),
+)
+
+ERRORS: dict[str, Rule] = {"error": NOT_NEGATIVE, "product_error": NOT_NEGATIVE}
+"""Gli errori di un prodotto in un formato."""
+
+JUDGED: dict[str, Rule] = {
+    "verdict": SAID,
+    "reason": TEXT,
+    "evidence": Each(Fields({"says": SAID, "reason": TEXT}, closed=True)),
+    "kernels": TEXT,
+}
+"""Ciò che, su GPU, si aggiunge: il verdetto sui Tensor Core, e gli indizi da cui viene."""
+
 CONTEST = Fields(
     {
         "device": DEVICE,
@@ -225,6 +252,8 @@ CONTEST = Fields(
     {
         **WITH_CEILINGS,
         **dict.fromkeys(("tokens_per_second", "us_per_token", "hours"), Each(POSITIVE)),
+        **dict.fromkeys(("tokens", "steps"), COUNT),
+        "proofs": Each(Fields(ERRORS, JUDGED, closed=True)),
     },
 )
 """Una gara; un benchmark può aggiungere campi suoi."""
@@ -266,33 +295,53 @@ SESSION = Fields(
 
 # Ciò che un campo deve agli altri.
 
-Pairs = Iterator[tuple[str, float | None, float | None]]
-"""Un campo, il suo valore e quello che gli altri campi gli danno."""
-
 
 def relations(session: dict[str, Any]) -> Iterator[str]:
-    """Un reclamo per ogni numero che non torna con gli altri."""
-    if "ceilings" not in session and parsed(session["datetime"]).date() >= CEILINGS_SINCE:
-        yield f"ceilings: manca; i file dal {CEILINGS_SINCE:%d/%m/%Y} hanno i tetti misurati"
+    """Un reclamo per ogni cosa che non torna con le altre, o che non può essere."""
+    yield from of_date(session)
+    yield from of_ceilings(session)
+    yield from repeated(session["benchmarks"])
     for place, entry in enumerate(session["benchmarks"]):
         where, contest = f"benchmarks[{place}].extra_info", entry["extra_info"]
         absent = list(missing(contest, where)) if "ceilings" in session else []
         yield from absent
+        yield from of_stats(entry, f"benchmarks[{place}]")
         if contest["device"] == "cuda" and not session["machine_info"]["gpu"]:
             yield f"{where}.device: «cuda», ma machine_info.gpu è null"
         if contest["baseline"] not in contest["contestants"]:
             yield f"{where}.baseline: {shown(contest['baseline'])}; atteso uno dei concorrenti"
         elif not absent:
-            yield from untrue(contest, entry["stats"], session, where)
+            yield from of_contest(entry, session, where)
 
 
-def untrue(
-    contest: dict[str, Any], stats: dict[str, Any], session: dict[str, Any], where: str
-) -> Iterator[str]:
-    """I numeri di una gara che non sono quelli che gli altri danno."""
-    for name, found, expected in [*of_contest(contest, stats), *of_scores(contest, session)]:
-        if not agree(found, expected):
-            yield f"{where}.{name}: {shown(found)}; dagli altri campi viene {shown(expected)}"
+def unless(holds: bool, where: str, found: Any, expected: str) -> Iterator[str]:
+    """Un reclamo, se una cosa non sta come deve."""
+    if not holds:
+        yield f"{where}: {shown(found)}; atteso {expected}"
+
+
+def of_date(session: dict[str, Any]) -> Iterator[str]:
+    """La data non è futura, a meno di un giorno: i fusi orari; e decide se i tetti servono."""
+    day, today = parsed(session["datetime"]).date(), datetime.date.today()
+    near = day <= today + datetime.timedelta(days=1)
+    expected = f"una data non futura; oggi è il {today:%d/%m/%Y}"
+    yield from unless(near, "datetime", session["datetime"], expected)
+    needed = day >= CEILINGS_SINCE or session["machine_info"]["gpu"] is not None
+    if needed and "ceilings" not in session:
+        yield (
+            f"ceilings: manca; i file dal {CEILINGS_SINCE:%d/%m/%Y}, e tutti quelli di una GPU, "
+            "hanno i tetti misurati"
+        )
+
+
+def repeated(entries: list[dict[str, Any]]) -> Iterator[str]:
+    """Una gara sta nel file una volta sola."""
+    known = set()
+    for place, entry in enumerate(entries):
+        named = entry["group"], entry["name"]
+        expected = f"un nome che nel gruppo «{entry['group']}» non ci sia già"
+        yield from unless(named not in known, f"benchmarks[{place}].name", named[1], expected)
+        known.add(named)
 
 
 def missing(contest: dict[str, Any], where: str) -> Iterator[str]:
@@ -304,16 +353,73 @@ def missing(contest: dict[str, Any], where: str) -> Iterator[str]:
             yield f"{where}.contestants[{contestant}].{name}: manca"
 
 
-def of_contest(contest: dict[str, Any], stats: dict[str, Any]) -> Pairs:
-    """I numeri della gara."""
+def of_stats(entry: dict[str, Any], where: str) -> Iterator[str]:
+    """Le statistiche del primo concorrente: abbastanza giri, in ordine, larghe quanto lui.
+
+    I quartili di pytest-benchmark stanno un poco più in fuori dei nostri: la nostra distanza non
+    supera la sua, e ne è almeno metà, se non quando i giri divisi per quattro danno resto 1.
+    """
+    stats, (first, score) = entry["stats"], next(iter(entry["extra_info"]["contestants"].items()))
+    rounds, middle, iqr = (stats[name] for name in ("rounds", "median", "iqr"))
+    yield from unless(rounds >= MIN_ROUNDS, f"{where}.stats.rounds", rounds, f"almeno {MIN_ROUNDS}")
+    yield from between(stats["min"], middle, stats["max"], f"{where}.stats.median", "min e max")
+    slack, least = TOLERANCE * middle, 0.0 if rounds % 4 == 1 else iqr / 2
+    widest = stats["max"] - stats["min"] + slack
+    yield from between(0.0, iqr, widest, f"{where}.stats.iqr", "da max - min")
+    at = f"{where}.extra_info.contestants[{first}].iqr"
+    yield from between(least - slack, score["iqr"], iqr + slack, at, "da stats.iqr")
+
+
+def between(low: float, found: float, high: float, where: str, source: str) -> Iterator[str]:
+    """Un reclamo, se un numero non sta fra altri due."""
+    expected = f"fra {shown(low)} e {shown(high)}, {source}"
+    yield from unless(low <= found <= high, where, found, expected)
+
+
+def of_contest(entry: dict[str, Any], session: dict[str, Any], where: str) -> Iterator[str]:
+    """Una gara: i numeri che altri numeri danno, i ritmi impossibili, gli indizi."""
+    contest = entry["extra_info"]
+    yield from untrue(of_work(contest, entry["stats"]), f"{where}.")
+    yield from untrue(of_roofs(contest, session), f"{where}.")
+    yield from untrue(of_scores(contest, session), f"{where}.")
+    yield from untrue(of_tokens(contest), f"{where}.")
+    yield from impossible(contest, session, where)
+    yield from of_proofs(contest, session, where)
+
+
+# I numeri ricavati.
+
+Pairs = Iterator[tuple[str, float | None, float | None]]
+"""Un campo, il suo valore e quello che gli altri campi gli danno."""
+
+
+def untrue(pairs: Pairs, where: str) -> Iterator[str]:
+    """I numeri che non sono quelli che gli altri danno."""
+    for name, found, expected in pairs:
+        if not agree(found, expected):
+            yield f"{where}{name}: {shown(found)}; dagli altri campi viene {shown(expected)}"
+
+
+def of_work(contest: dict[str, Any], stats: dict[str, Any]) -> Pairs:
+    """Il lavoro, e il tempo del primo concorrente."""
     first, *_ = contest["contestants"]
     yield "intensity", contest["intensity"], contest["flops"] / contest["bytes"]
     median = contest["contestants"][first]["median"]
     yield f"contestants[{first}].median", median, stats["median"]
 
 
+def of_roofs(contest: dict[str, Any], session: dict[str, Any]) -> Pairs:
+    """I tetti che una gara ripete: la copia della sessione, e la scheda tecnica del chip."""
+    chip, declared = chip_of(session), contest.get("datasheet") or {}
+    peak = roofs_of(session).peak(usual_format(contest))
+    yield "copy_gbs", contest.get("copy_gbs"), session.get("ceilings", {}).get("copy_gbs")
+    yield "datasheet.gflops", declared.get("gflops"), peak
+    yield "datasheet.gbs", declared.get("gbs"), chip.bandwidth / 1e9 if chip else None
+
+
 def of_scores(contest: dict[str, Any], session: dict[str, Any]) -> Pairs:
     """I numeri di ogni concorrente."""
+    ceilings = roofs_of(session)
     reference = contest["contestants"][contest["baseline"]]["median"]
     for contestant, score in contest["contestants"].items():
         seconds, same = score["median"], score["gflops"] is not None
@@ -321,35 +427,47 @@ def of_scores(contest: dict[str, Any], session: dict[str, Any]) -> Pairs:
         expected = {
             "ratio": seconds / reference,
             "gflops": rate if same else None,
-            "gemm_fraction": divided(rate, roof_of(contest, score, session)) if same else None,
+            "gemm_fraction": divided(rate, roof_of(contest, score, ceilings)) if same else None,
         }
         if "copy_gbs" in contest:
             expected["gbs"] = traffic if same else None
             expected["copy_fraction"] = traffic / contest["copy_gbs"] if same else None
-            declared = declared_for(contest, score, session)
-            expected["datasheet_fraction"] = divided(rate, declared) if same else None
+            peak = ceilings.peak(format_of(contest, score))
+            expected["datasheet_fraction"] = divided(rate, peak) if same else None
         for name, value in expected.items():
             yield f"contestants[{contestant}].{name}", score.get(name), value
 
 
-def roof_of(
-    contest: dict[str, Any], score: dict[str, Any], session: dict[str, Any]
-) -> float | None:
+def of_tokens(contest: dict[str, Any]) -> Pairs:
+    """I token di una chiamata sono frasi per lunghezza: da lì e dal tempo, il resto."""
+    shape = contest["shape"]
+    batch, length = shape.get("batch", 0), shape.get("n", 0)
+    if "tokens" in contest:
+        yield "tokens", contest["tokens"], batch * length
+    for name, score in contest["contestants"].items():
+        seconds = score["median"]
+        expected = {
+            "tokens_per_second": batch * length / seconds,
+            "us_per_token": divided(seconds * 1e6, length or None),
+            "hours": contest.get("steps", 0) * seconds / 3600,
+        }
+        for quantity, value in expected.items():
+            if name in contest.get(quantity, {}):
+                yield f"{quantity}[{name}]", contest[quantity][name], value
+
+
+def roof_of(contest: dict[str, Any], score: dict[str, Any], ceilings: Ceilings) -> float | None:
     """I GFLOP/s misurati nel formato di un concorrente: nella gara, o una volta per sessione."""
-    if score.get("format") in (None, usual_format(contest)):
+    form = format_of(contest, score)
+    if form == usual_format(contest):
         return contest["gemm_gflops"]
-    found = session.get("ceilings", {}).get("gemm", {}).get(score["format"])
-    return found and found["gflops"]
+    found = ceilings.gemm.get(form)
+    return found and found / 1e9
 
 
-def declared_for(
-    contest: dict[str, Any], score: dict[str, Any], session: dict[str, Any]
-) -> float | None:
-    """I GFLOP/s dichiarati nel formato di un concorrente, se il chip è noto."""
-    if contest["datasheet"] is None:
-        return None
-    found = session.get("ceilings", {}).get("gemm", {}).get(score.get("format"))
-    return found and found["datasheet"]
+def format_of(contest: dict[str, Any], score: dict[str, Any]) -> str:
+    """Il formato dei prodotti di un concorrente: il suo, o il solito."""
+    return score.get("format", usual_format(contest))
 
 
 FORMATS = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16", "float8_e4m3fn": "FP8"}
@@ -371,6 +489,166 @@ def agree(found: float | None, expected: float | None) -> bool:
     if found is None or expected is None:
         return found is expected
     return math.isclose(found, expected, rel_tol=TOLERANCE)
+
+
+# I tetti.
+
+BOOST = 1.5
+"""Di quanto, al più, la frequenza massima di una scheda supera quella dei picchi dichiarati."""
+
+FASTEST_CORE = 1e4
+"""GFLOP/s che un core di CPU non raggiunge: i più svelti, in BF16, ne fanno poche migliaia."""
+
+DRIFT = 4.0
+"""Di quanto, al più, il prodotto di una gara supera il più veloce trovato dalla sessione."""
+
+
+def chip_of(session: dict[str, Any]) -> Gpu | None:
+    """La scheda che la sessione nomina, se è nella tabella e `machine_info` la conferma."""
+    name = session.get("ceilings", {}).get("chip")
+    words = f" {session['machine_info']['gpu'] or ''} ".replace("-", " ")
+    return next((gpu for gpu in GPUS if gpu.name == name and f" {name} " in words), None)
+
+
+def roofs_of(session: dict[str, Any]) -> Ceilings:
+    """I tetti di una sessione, com'erano quando li ha misurati; vuoti, se non li ha."""
+    found = session.get("ceilings", {"gemm": {}, "copy_gbs": 0.0, "clocks": {}})
+    gemm = {form: product["gflops"] * 1e9 for form, product in found["gemm"].items()}
+    sides = {form: product["size"] for form, product in found["gemm"].items()}
+    return Ceilings(gemm, sides, found["copy_gbs"] * 1e9, chip_of(session), found["clocks"])
+
+
+def of_ceilings(session: dict[str, Any]) -> Iterator[str]:
+    """Il chip è della tabella, e da lì vengono i numeri dichiarati; i misurati non li superano."""
+    if "ceilings" not in session:
+        return
+    found, ceilings, chip = session["ceilings"], roofs_of(session), chip_of(session)
+    known = (found["chip"] is None) == (chip is None)
+    expected = f"null, o una fra {', '.join(gpu.name for gpu in GPUS)} se è in machine_info.gpu"
+    yield from unless(known, "ceilings.chip", found["chip"], expected)
+    yield from untrue(of_datasheet(found, ceilings), "ceilings.")
+    for form, product in found["gemm"].items():
+        at = f"ceilings.gemm[{form}].gflops"
+        yield from too_fast(product["gflops"], most(form, session), at, "GFLOP/s")
+    if chip:
+        limit = MARGIN[True] * chip.bandwidth / 1e9
+        yield from too_fast(found["copy_gbs"], limit, "ceilings.copy_gbs", "GB/s")
+        highest, limit = found["clocks"].get("sm_max_mhz", 0.0), BOOST * chip.clock / 1e6
+        yield from too_fast(highest, limit, "ceilings.clocks[sm_max_mhz]", "MHz")
+
+
+def of_datasheet(found: dict[str, Any], ceilings: Ceilings) -> Pairs:
+    """Ciò che la tabella delle GPU dichiara del chip."""
+    again = ceilings.published()
+    yield "datasheet_gbs", found["datasheet_gbs"], again["datasheet_gbs"]
+    for form, product in found["gemm"].items():
+        yield f"gemm[{form}].datasheet", product["datasheet"], again["gemm"][form]["datasheet"]
+
+
+def too_fast(found: float, limit: float, where: str, unit: str) -> Iterator[str]:
+    """Un reclamo, se qualcosa va più in fretta di quanto la macchina possa."""
+    yield from unless(found <= limit, where, found, f"al più {limit:.4g} {unit}")
+
+
+def most(form: str, session: dict[str, Any]) -> float:
+    """I GFLOP/s che su una macchina nessun prodotto può superare; infiniti, se non si sa."""
+    ceilings, machine = roofs_of(session), session["machine_info"]
+    peak = ceilings.peak(form)
+    if peak is not None:
+        return MARGIN[True] * peak * ceilings.boost(form)
+    return math.inf if machine["gpu"] else machine["cores"] * FASTEST_CORE
+
+
+def impossible(contest: dict[str, Any], session: dict[str, Any], where: str) -> Iterator[str]:
+    """I ritmi che la gara stessa avrebbe rifiutato: il giudice è quello che ha lei.
+
+    La gara il suo prodotto di matrici l'ha appena misurato; qui è un numero, e si guarda anche lui.
+    """
+    ceilings, usual = roofs_of(session), usual_format(contest)
+    limit = min(most(usual, session), DRIFT * ceilings.gemm.get(usual, math.inf) / 1e9)
+    product = contest["gemm_gflops"]
+    yield from too_fast(product, limit, f"{where}.gemm_gflops", f"GFLOP/s in {usual}")
+    judged = {name: {"format": usual, **score} for name, score in workers(contest)}
+    try:
+        refuse_impossible_times({**contest, "contestants": judged}, ceilings)
+    except ImpossibleTimeError as error:
+        yield f"{where}.contestants: {error}"
+
+
+def workers(contest: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Chi fa il lavoro dichiarato.
+
+    È chi ha un ritmo; ma le sessioni senza tetti ne davano uno a tutti, e lì si può dire soltanto
+    del primo concorrente e del riferimento.
+    """
+    first, *_ = contest["contestants"]
+    for name, score in contest["contestants"].items():
+        known = "copy_gbs" in contest or name in (first, contest["baseline"])
+        if known and score["gflops"] is not None:
+            yield name, score
+
+
+# Gli indizi sui Tensor Core.
+
+PROOFS = (
+    tensor_cores.NAMES,
+    tensor_cores.RATE,
+    tensor_cores.COUNTERS,
+    tensor_cores.ERROR,
+    tensor_cores.MACHINE_CODE,
+)
+"""Gli indizi che un verdetto ha sempre, anche quando tacciono."""
+
+
+def of_proofs(contest: dict[str, Any], session: dict[str, Any], where: str) -> Iterator[str]:
+    """Chi ha degli indizi è in gara; su GPU, e solo lì, ha anche un verdetto."""
+    judged = contest["device"] == "cuda"
+    wrong = "manca" if judged else "campo in più; il verdetto si dà su GPU"
+    for name, found in contest.get("proofs", {}).items():
+        at = f"{where}.proofs[{name}]"
+        if contest["contestants"].get(name, {}).get("gflops") is None:
+            yield f"{at}: atteso il nome di un concorrente che fa il lavoro dichiarato"
+            continue
+        misplaced = [field for field in JUDGED if (field in found) != judged]
+        yield from (f"{at}.{field}: {wrong}" for field in misplaced)
+        if judged and not misplaced:
+            yield from of_verdict(found, at)
+            yield from of_evidence(found, recomputed(found, contest, name, session), at)
+
+
+def of_verdict(found: dict[str, Any], where: str) -> Iterator[str]:
+    """Il verdetto è quello che gli indizi danno."""
+    evidence = found["evidence"].items()
+    again = tensor_cores.verdict(Evidence(proof, **it) for proof, it in evidence)
+    for name, told in (("verdict", again.says), ("reason", again.reason)):
+        expected = f"«{told}», come dagli indizi"
+        yield from unless(found[name] == told, f"{where}.{name}", found[name], expected)
+
+
+def of_evidence(found: dict[str, Any], again: list[Evidence], where: str) -> Iterator[str]:
+    """Gli indizi ci sono tutti, e chi dice sì o no lo dice anche a rifarne il conto."""
+    proofs, expected = list(found["evidence"]), ", ".join(PROOFS)
+    yield from unless(sorted(proofs) == sorted(PROOFS), f"{where}.evidence", proofs, expected)
+    for evidence in again:
+        said = found["evidence"].get(evidence.proof, {}).get("says")
+        holds = said in (None, tensor_cores.UNPROVEN, evidence.says)
+        at = f"{where}.evidence[{evidence.proof}].says"
+        yield from unless(holds, at, said, f"«{evidence.says}»: {evidence.reason}")
+
+
+def recomputed(
+    found: dict[str, Any], contest: dict[str, Any], name: str, session: dict[str, Any]
+) -> list[Evidence]:
+    """Gli indizi che il file basta a rifare, con le regole di oggi: nomi, ritmo, errore."""
+    score, ceilings = contest["contestants"][name], roofs_of(session)
+    form, clock = format_of(contest, score), ceilings.clocks.get("sm_max_mhz", 0.0) * 1e6
+    known = ceilings.chip
+    ceiling = tensor_cores.cuda_core_ceiling(known, form, clock) if known else None
+    return [
+        tensor_cores.from_kernel_names(found["kernels"].splitlines()),
+        tensor_cores.from_rate(score["gflops"] * 1e9, ceiling),
+        tensor_cores.from_error(found["error"], contest["shape"].get("k", 1), form),
+    ]
 
 
 # L'uso.

@@ -35,7 +35,8 @@ class EventTimer:
     È la forma che pytest-benchmark chiede a un orologio: sottrae la prima lettura dalla seconda.
     Fra le due non si aspetta la GPU, così il lancio di un kernel si sovrappone a ciò che lo
     precede in coda. Alla fine invece la si aspetta tutta, su ogni stream: chi avesse lasciato
-    lavoro altrove se lo vede contare.
+    altrove più di `LATE` secondi di lavoro se li vede contare. Chi ne lasciasse meno, o su
+    un'altra scheda, è rifiutato prima della misura, da `honest_data`.
     """
 
     def __init__(self) -> None:

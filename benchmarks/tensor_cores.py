@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gpu_notes.number_formats import FP32, TF32
-from gpu_notes.sass_listing import TENSOR_CORE, census, parse
+from gpu_notes.sass_listing import TENSOR_CORE, census, parse, parse_instruction
 from gpu_notes.sm_map import Gpu, fma_per_clock
 
 # Che cosa può dire un indizio, e un verdetto.
@@ -95,67 +95,93 @@ UNKNOWN = "ignoto"
 TENSOR_NAMES = re.compile(
     r"(?<![a-z\d])[hsidcq](?:884|1688|8816|8832|16816|16832|16864|161616|161632)(?!\d)"  # h884
     r"|(?<![a-z\d])[hsidq]\d+x\d+x\d+(?:[a-z]*gemm|fprop|dgrad|wgrad)"  # s64x128x16gemm
-    r"|tensorop(?!tion|er)|tensor\d+x\d+x\d+|tensor_?core"
-    r"|(?<![a-z])[hidqob]mma(?![a-z])|(?<![a-z])[hiqb]?gmma|gmma(?:warp|_|\d)|wgmma|wmma"
-    r"|tcgen05|utc\w*mma|(?<![a-z])umma|warpgroupsize"
-    r"|mma_?sync|mma\.sync|m16n8k\d+|m8n8k\d+"
-    r"|sm\d{2,3}_(?:mma_)?(?:\w+_)?\d+x\d+x\d+_[fs]\d+"  # gli atomi di CuTe
-    r"|nvjet_"
-    r"|xmma\w*_(?:bf16|f16|tf32|i8|e4m3|e5m2)\w*|xmma\w*_f32f32_tf32f32"
-    r"|flash_(?:fwd|bwd)_kernel_traits|flash_fwd_(?:splitkv_)?kernel|flash_bwd_dq_dk_dv"
-    r"|flashattn(?:fwd|bwd)sm\d+|flashattention(?:forward|backward)sm\d+"
-    r"|cudnn_generated\w*sdpa|fmha_cutlass[fb]_(?:b?f16|f32)_\w*sm(?:8|9|1\d)\d"
-    r"|fmha_cutlass[fb]_f16_\w*sm7\d"
+    r"|nvjet_(?!(?:sm\d+_)?sss_(?!\w*tf32))"  # cuBLAS; con ingressi FP32, solo se dice TF32
+    r"|xmma\w*(?:gemm|fprop|dgrad|wgrad)\w*_(?:bf16|f16|tf32|i8|e4m3|e5m2)|warpgroupsize"
+    r"|(?<![a-z:])tensorop(?![a-z])|(?:opclass|mma)tensorop|tensor\d+x\d+x\d+"  # CUTLASS
+    r"|sm\d{2,3}_(?:sparse_)?\d+x\d+x\d+_[fs]\d+[a-z]+\d|sm1\d\d_mma_\w+_[st]s(?![a-z])"  # CuTe
+    r"|(?<![a-z])[hidqob]mma(?![a-z])|wmma|mma_?sync|mma\.sync|m16n8k\d+|m8n8k\d+"  # un warp
+    r"|(?<![a-z])[hiqb]?gmma|gmma(?:warp|_|\d)|wgmma"  # quattro warp
+    r"|tcgen05|utc\w*mma|(?<![a-z])umma"  # Blackwell
+    r"|(?<!no_)(?<!non_)(?<!without_)tensor_?core"
+    r"|flash_(?:fwd|bwd)_kernel_traits|flash_fwd_(?:splitkv_)?kernel<|flash_bwd_dq_dk_dv"
+    r"|flashattn(?:fwd|bwd)sm\d+|flashattention(?:forward|backward)sm\d+|cudnn_generated\w*sdpa"
+    r"|fmha_cutlass[fb]_(?:(?:b?f16|f32)_\w*sm(?:8|9|1\d)\d|f16_\w*sm7\d)"
 )
 """I pezzi di nome che dicono Tensor Core: forma dell'istruzione, famiglia, libreria."""
 
 CUDA_CORE_NAMES = re.compile(
-    r"ffma|(?<![a-z])[hd]fma2?(?![a-z])|simt|dp4a"
-    r"|(?<![a-z\d])g?[scz]gemm|(?<![a-z])scudnn"
-    r"|(?:kepler|maxwell|pascal|volta|turing)_(?:\w+_)?[hd]gemm(?![a-z])|ampere_hgemm"
-    r"|xmma\w*_f32f32_f32f32_f32"
-    r"|gemv|gemmsn_|gemmk1_|gemm_kernel[12]x[12]|cublasdotparams"
+    r"simt|dp4a|(?<![a-z])ffma(?![a-z])|xmma\w*_(?:[hd]fma|f32f32_f32f32_f32)"
+    r"|(?:kepler|maxwell|pascal|volta|turing|ampere)_(?:\w+_)?g?[scz]gemm(?![a-z]|\w*tf32)"
+    r"|(?:kepler|maxwell|pascal|volta|turing)_(?:\w+_)?[hd]gemm(?![a-z])"
+    r"|(?<![a-z])scudnn|convolve_sgemm|magma_\w*[sc]gemm|[sc]gemm_\d+x\d+x\d+_[nt]{2}_vec"
+    r"|gemv2[nt]_kernel|gemvnsp_kernel|gemvx|cublasgemv|cublasdotparams"
+    r"|gemmsn_|gemmk1_|gemm_kernel[12]x[12]_|sm[56]\d_xmma\w*(?:gemm|fprop|dgrad|wgrad)"
     r"|fmha_cutlass[fb]_f32_\w*sm[567]\d|fmha_cutlass[fb]_b?f16_\w*sm[56]\d"
 )
-"""I pezzi di nome che dicono CUDA core. Prevalgono sulla sola parola «xmma»."""
+"""I pezzi di nome che dicono CUDA core: famiglie di libreria, non parole che chiunque può usare.
+
+Un kernel di Triton che si chiama `sgemm` può ben stare sui Tensor Core; `ampere_sgemm` no.
+Prevalgono sulla sola parola «xmma».
+"""
 
 HELPER_NAMES = re.compile(
-    r"splitk_?reduce|reducesplitk|memcpy|memset"
+    r"splitk_?reduce|reducesplitk|gemm::split_k_kernel|cublaslt::epilogue|triton_(?:poi|for)_"
     r"|flash_bwd_(?:dot_do_o|clear_dkvaccum|convert_dq|convert_dkv|preprocess)"
-    r"|flash_fwd_splitkv_combine|flashattnfwdcombine|triton_(?:poi|per|red|for)_"
+    r"|flash_fwd_\w*combine|flashatt(?:n|ention)(?:fwd|forward)combine"
+    r"|flashatt(?:n|ention)(?:bwd|backward)(?:pre|post)process"
 )
-"""I kernel che preparano o raccolgono, senza moltiplicare matrici."""
+"""I kernel che preparano o raccolgono, senza moltiplicare matrici, qualunque parola contengano."""
 
 HELPER_WORDS = re.compile(
-    r"elementwise|reduce|softmax|norm|copy|cat(?:array|_)|index|gather|scatter|fill|dropout|embedding"
-    r"|transpose|permute|sort|topk|nccl|bias|gelu|relu|silu|activation|random|distribution|philox"
-    r"|cast|convert|nchwtonhwc|nhwctonchw|rope|rotary|scan|cumsum|arange|multi_tensor_apply|adam"
-    r"|nll_loss|cross_entropy|argmax|spin_kernel|epilogue|triu_tril|where|mask|pad|quantize|zeros|amax"
+    r"at::native::|(?<![a-z])cub::|elementwise|reduce|softmax|norm|copy|memcpy|memset|(?<!pre)fill"
+    r"|transpose|permute|sort|topk|nccl|multi_tensor_apply|spin_kernel|nchwtonhwc|nhwctonchw"
+    r"|triton_(?:per|red)_"
 )
-"""Parole che bastano se il nome non parla anche di prodotti."""
+"""Lavori interi, che bastano a dire «di servizio» se il nome non parla anche di prodotti.
 
-PRODUCT_WORDS = re.compile(r"gemm|matmul|mm(?![a-z])|conv(?!ert)|atten|attn|fmha|linear|mlp|dot")
+Non vi stanno attivazioni, maschere, quantizzazioni: spesso sono fuse con un prodotto.
+"""
+
+PRODUCT_WORDS = re.compile(
+    r"gemm|gemv|matmul|matvec|mm(?![a-z])|(?<!ga)mma|conv(?!ert)|fprop|dgrad|wgrad|dot|einsum|dense"
+    r"|linear|proj|qk|(?<![a-z])pv|atten|attn|sdpa|fmha|mha|mla|flash|prefill|decode|chunk|head"
+    r"|ffn|mlp|moe|expert|gate|lora|hadamard|triton_tem_"
+)
 """Parole che lasciano aperto il dubbio che il kernel moltiplichi matrici."""
+
+PREPARING_WORDS = re.compile(
+    r"copy|memcpy|memset|(?<!pre)fill|cast|convert|quant|swizzle|shuffle|layout|reorder|interleave"
+    r"|pack|pad|scale|transpose|transform(?!er)|prepare|preprocess|postprocess|alloc"
+)
+"""Parole di chi sistema i dati per altri: accanto, la sigla di un'istruzione dice solo per chi."""
+
+WRAPPERS = re.compile(r"^(?:void |cutlass\w*::(?:device_kernel|kernel2?)<|(?:\w+::)*enable_\w+<)+")
+"""Ciò che nel nome sta prima del kernel: il tipo, e gli involucri di CUTLASS."""
 
 
 def kind_of(kernel: str) -> str:
-    """Che cosa dice il nome di un kernel; ciò che non si riconosce resta ignoto."""
+    """Che cosa dice il nome di un kernel; ciò che non si riconosce resta ignoto.
+
+    Che mestiere faccia lo dice il nome proprio; gli argomenti, al più, con quale istruzione.
+    """
     name = kernel.lower()
-    if HELPER_NAMES.search(name):
-        return HELPER
+    own = own_name(name)
     tensor, cuda = TENSOR_NAMES.search(name), CUDA_CORE_NAMES.search(name)
+    if HELPER_NAMES.search(own):
+        return UNKNOWN if TENSOR_NAMES.search(own) else HELPER
+    if HELPER_WORDS.search(own) and not PRODUCT_WORDS.search(own):
+        return UNKNOWN if tensor else HELPER
     if tensor and cuda:
         return CUDA_CORES if tensor[0].startswith("xmma") else UNKNOWN
-    if tensor or cuda:
-        return TENSOR if tensor else CUDA_CORES
-    own = own_name(name)
-    return HELPER if HELPER_WORDS.search(own) and not PRODUCT_WORDS.search(own) else UNKNOWN
+    if tensor:
+        return UNKNOWN if PREPARING_WORDS.search(own) else TENSOR
+    return CUDA_CORES if cuda else UNKNOWN
 
 
 def own_name(kernel: str) -> str:
-    """Il nome senza tipo, parametri e argomenti, che possono contenere qualunque parola."""
+    """Il nome senza involucri, parametri e argomenti, che possono contenere qualunque parola."""
     plain = re.sub(r"\(anonymous namespace\)|<unnamed>", "", kernel)
-    return re.split(r"[<(]", plain.removeprefix("void "), maxsplit=1)[0]
+    return re.split(r"[<(]", WRAPPERS.sub("", plain), maxsplit=1)[0]
 
 
 def from_kernel_names(names: Iterable[str]) -> Evidence:
@@ -245,8 +271,30 @@ TENSOR_PIPE = "sm__inst_executed_pipe_tensor"
 PACKED_HALF = f"{TENSOR_PIPE}_op_hmma_type_hfma2"
 """Le `HFMA2.MMA`: passano per la stessa pipe ma non sono prodotti di matrici."""
 
-LARGEST_HMMA = 16 * 8 * 32
-"""Quante FMA fa al più una sola HMMA; le istruzioni più recenti ne fanno assai di più."""
+BY_OPERATION = re.compile(rf"{TENSOR_PIPE}_(?:op|subpipe)_[a-z]+")
+"""I contatori per operazione; su Blackwell, per la parte della pipe da cui passano."""
+
+OTHERS = "altre"
+"""Le istruzioni del totale che nessun contatore per operazione ha visto."""
+
+ALL = "in tutto"
+"""Le istruzioni del totale, dove contatori per operazione non ce ne sono."""
+
+LARGEST = {
+    "DMMA": 16 * 8 * 16,
+    "HMMA": 16 * 8 * 32,
+    "GMMA": 64 * 256 * 64,
+    "IMMA": 64 * 256 * 256,
+    ALL: 16 * 8 * 32,
+}
+"""Quante FMA fa al più una sola istruzione, contando anche gli zeri che sa saltare.
+
+Fra le IMMA ncu mette anche quelle di quattro warp, e quelle fra bit. Il totale da solo potrebbe
+essere fatto di `HFMA2.MMA`: deve bastare come se fosse di HMMA.
+"""
+
+LARGEST_KNOWN = 256 * 256 * 128
+"""Quante ne fa al più l'istruzione più grande che si conosca: due SM di Blackwell, in FP4."""
 
 
 def from_counters(
@@ -267,11 +315,13 @@ def from_counters(
     told = ", ".join(f"{value:.0f} {name}" for name, value in counts.items() if value)
     told = (told or "0 istruzioni") + share(values)
     if not any(counts.values()):
-        return Evidence(COUNTERS, NO, told)
-    only_hmma = not any(value for name, value in counts.items() if name != "HMMA")
-    if only_hmma and LARGEST_HMMA * counts["HMMA"] < products:
-        return Evidence(COUNTERS, NO, f"{told}: troppo poche per {products} moltiplicazioni")
-    return Evidence(COUNTERS, YES, told)
+        unseen = busy(values) and not values.get(f"{PACKED_HALF}.sum")
+        return Evidence(COUNTERS, UNPROVEN if unseen else NO, told)
+    if most_products(counts) >= products:
+        return Evidence(COUNTERS, YES, told)
+    anonymous = counts.get(OTHERS) or counts.get(ALL)
+    few = f"{told}: troppo poche per {products} moltiplicazioni"
+    return Evidence(COUNTERS, UNPROVEN if anonymous else NO, few)
 
 
 def instructions(values: Mapping[str, float]) -> dict[str, float]:
@@ -279,24 +329,34 @@ def instructions(values: Mapping[str, float]) -> dict[str, float]:
     plain = {name.removesuffix(".sum"): value for name, value in values.items()}
     packed = plain.get(PACKED_HALF, 0.0)
     counts = {
-        name.removeprefix(f"{TENSOR_PIPE}_op_").upper(): value
+        name.removeprefix(f"{TENSOR_PIPE}_").removeprefix("op_").replace("_", " ").upper(): value
         for name, value in plain.items()
-        if name.startswith(f"{TENSOR_PIPE}_op_") and "_type_" not in name
+        if BY_OPERATION.fullmatch(name)
     }
     if "HMMA" in counts:
         counts["HMMA"] = max(0.0, counts["HMMA"] - packed)
     if TENSOR_PIPE in plain:
         rest = plain[TENSOR_PIPE] - packed - sum(counts.values())
-        counts["altre"] = max(0.0, rest)
+        counts[OTHERS if counts else ALL] = max(0.0, rest)
     return counts
 
 
+def most_products(counts: Mapping[str, float]) -> float:
+    """Quante moltiplicazioni possono aver fatto, al più, le istruzioni contate."""
+    return sum(LARGEST.get(name, LARGEST_KNOWN) * count for name, count in counts.items())
+
+
+def busy(values: Mapping[str, float]) -> float | None:
+    """Per quanti cicli su cento la pipe ha lavorato; None se ncu non l'ha detto."""
+    names = (name for name in values if name.startswith("sm__pipe_tensor_cycles_active"))
+    return next((values[name] for name in names), None)
+
+
 def share(values: Mapping[str, float]) -> str:
-    """Per quanta parte del tempo la pipe ha lavorato, se ncu l'ha detto."""
-    for name, value in values.items():
-        if name.startswith("sm__pipe_tensor_cycles_active"):
-            return f", pipe attiva per il {value:.1f} % dei cicli".replace(".", ",")
-    return ""
+    """Lo stesso, a parole."""
+    if (cycles := busy(values)) is None:
+        return ""
+    return f", pipe attiva per il {cycles:.1f} % dei cicli".replace(".", ",")
 
 
 # Quarto indizio: l'errore.
@@ -345,6 +405,9 @@ def scientific(number: float) -> str:
 
 # Quinto indizio: il codice macchina.
 
+ADDRESS = re.compile(r"/\*[0-9a-f]{4,}\*/")
+"""Come comincia la riga di un'istruzione."""
+
 
 def from_machine_code(listing: str | None, missing: str = "") -> Evidence:
     """L'indizio del codice macchina: le istruzioni dei Tensor Core ci sono, o non ci sono.
@@ -360,6 +423,16 @@ def from_machine_code(listing: str | None, missing: str = "") -> Evidence:
     if tensor:
         told = ", ".join(f"{count} {name}" for name, count in tensor.items())
         return Evidence(MACHINE_CODE, YES, told)
+    if lines := unread(listing):
+        return Evidence(MACHINE_CODE, UNPROVEN, f"righe non capite: {lines}")
+    if not found:
+        return Evidence(MACHINE_CODE, UNPROVEN, "il listing non contiene istruzioni")
     return Evidence(
         MACHINE_CODE, NO, f"nessuna fra {found.total()} istruzioni, {found['FFMA']} FFMA"
     )
+
+
+def unread(listing: str) -> int:
+    """Quante righe hanno l'indirizzo di un'istruzione, e poi qualcosa che non si sa leggere."""
+    lines = (line.strip() for line in listing.splitlines())
+    return sum(bool(ADDRESS.match(line)) and parse_instruction(line) is None for line in lines)

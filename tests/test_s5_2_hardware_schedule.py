@@ -477,6 +477,15 @@ def test_the_seed_of_a_step_depends_on_seed_step_and_process(corpus):
     assert len(set(masks.values())) == 4
 
 
+def test_unless_told_otherwise_the_seed_is_zero_and_a_step_has_one_batch(corpus):
+    """Commento: chi non dice nulla ha il seme 0, un batch per passo, i prodotti in FP32."""
+    model = small(len(corpus.vocabulary))
+    trainer = Trainer(model, batch_loss, make_optimizer(model), rate, ALONE)
+    assert (trainer.seed, trainer.dtype) == (0, torch.float32)
+    assert len(Feed(corpus, BUDGET, SEED, ALONE).next_step()) == 1
+    assert len(Feed(corpus, BUDGET, SEED, ALONE, 2).next_step()) == 2
+
+
 def test_random_numbers_drawn_between_steps_change_nothing(corpus):
     """Commento: una valutazione fra un passo e l'altro, con dadi suoi, non sposta i bit."""
     found = []
@@ -642,6 +651,14 @@ def test_torchrun_on_cpu_uses_gloo(calls, monkeypatch):
         assert here == Processes(5, 7, torch.device("cpu"))
         assert calls == [("init_process_group", "gloo")]
     assert calls[1:] == [("destroy_process_group",)]
+
+
+def test_two_processes_form_a_group_too(calls, monkeypatch):
+    """Due è il numero più piccolo di processi che si parlano."""
+    under_torchrun(monkeypatch, 1, 2, 1)
+    with processes() as here:
+        assert here == Processes(1, 2, torch.device("cpu"))
+    assert calls == [("init_process_group", "gloo"), ("destroy_process_group",)]
 
 
 def test_torchrun_on_gpus_uses_nccl_and_one_gpu_each(calls, monkeypatch):

@@ -135,9 +135,10 @@ def table(heads: tuple[str, ...], rows: Iterator[str]) -> str:
 def explain(session: Session) -> str:
     """Che cosa c'è nelle tabelle, e da dove viene."""
     return (
-        "Tempo mediano di una chiamata; frazione del prodotto di matrici più veloce misurato nello "
-        "stesso formato; errore relativo dal prodotto in FP64 dei numeri FP32 di partenza. "
-        + provenance(session)
+        "Tempo mediano di una chiamata; frazione di un grande prodotto di matrici quadrate nello "
+        "stesso formato (in FP32 quello cronometrato negli stessi giri della gara, negli altri "
+        "formati il più veloce della sessione); errore relativo dal prodotto in FP64 dei numeri "
+        "FP32 di partenza. " + provenance(session)
     )
 
 

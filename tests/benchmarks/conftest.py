@@ -2,9 +2,13 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from benchmarks import schema
+from gpu_notes.sm_map import H100
 
 MACHINE = {
     "cpu": "Intel(R) Xeon(R) Processor",
@@ -16,6 +20,16 @@ MACHINE = {
     "python": "3.11.7",
     "packages": {"torch": "2.13.0", "x-transformers": None},
 }
+
+FINTA = replace(
+    H100,
+    name="Finta",
+    sms=100,
+    clock=100e12 / (100 * 128 * 2),
+    tensor_clock=1000e12 / (100 * 2048 * 2),
+    bandwidth=4e12,
+)
+"""Una scheda che non c'è, dai picchi tondi: 100 TFLOP/s in FP32, 1000 in BF16, 4 TB/s."""
 
 
 def contest(medians, baseline, flops, traffic, gemm, label="n = 10", shape=None, **more):
@@ -93,11 +107,12 @@ def small():
 
 
 @pytest.fixture
-def on_gpu():
-    """Una sessione di GPU con i tetti: numeri tondi, inventati, non di una scheda vera.
+def on_gpu(monkeypatch):
+    """Una sessione di GPU con i tetti: numeri tondi, inventati, di `FINTA`, messa nella tabella.
 
     Copia 2000 GB/s su 4000 dichiarati; FP32 50 TFLOP/s su 100, BF16 400 su 1000.
     """
+    monkeypatch.setattr(schema, "GPUS", (*schema.GPUS, FINTA))
     machine = {**MACHINE, "gpu": "Scheda Finta", "driver": "580.1"}
     ceilings = {
         "gemm": {
@@ -133,7 +148,7 @@ def on_gpu():
             (1000, "n = 1000", 2 * 10**10, 10**8),
         )
     ]
-    return session(entries, machine, "2026-12-01T10:00:00+00:00", ceilings=ceilings)
+    return session(entries, machine, "2026-11-26T10:00:00+00:00", ceilings=ceilings)
 
 
 @pytest.fixture
@@ -145,7 +160,7 @@ def growing():
             contest(
                 {"auto-attenzione": 1e-9 * n**2 if n > 100 else 1e-5, "nn.RNN": 3e-7 * n},
                 "nn.RNN",
-                4 * n * n * 512,
+                n * n,
                 8 * n * 512,
                 100.0,
                 label=f"n = {n}",

@@ -3,6 +3,7 @@
 Nessun test cronometra: i tempi sono misure, e stanno in `benchmarks/results/`.
 """
 
+import copy
 import json
 import os
 import subprocess
@@ -143,6 +144,23 @@ def test_a_file_from_elsewhere_is_checked_and_published(small, tmp_path):
     source.write_text(json.dumps({**small, "datetime": "ieri"}), encoding="utf-8")
     with pytest.raises(schema.SchemaError, match="datetime"):
         publish.main("--from", str(source))
+
+
+@pytest.mark.usefixtures("fake_run")
+def test_a_file_is_never_replaced_by_one_that_has_fewer_groups(small, tmp_path):
+    source, whole = tmp_path / "altrove.json", copy.deepcopy(small)
+    whole["benchmarks"].append({**small["benchmarks"][0], "group": "altro"})
+    for found in (small, whole, whole):  # uno che ne ha di più, o gli stessi, prende il posto
+        source.write_text(json.dumps(found), encoding="utf-8")
+        publish.main("--from", str(source))
+    source.write_text(json.dumps(small), encoding="utf-8")
+    with pytest.raises(
+        schema.SchemaError, match="ha gruppi che la misura nuova non ha: altro"
+    ) as e:
+        publish.main("--from", str(source))
+    for piece in (str(PUBLISHED), "rifai la misura per intero", f"--from {source}"):
+        assert piece in str(e.value)
+    assert json.loads((tmp_path / PUBLISHED).read_text(encoding="utf-8")) == whole
 
 
 # Una sessione vera, fermata a metà.

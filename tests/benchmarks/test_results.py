@@ -4,22 +4,35 @@ Il file di un'altra macchina, messo fra gli altri, arriva sulle pagine senza toc
 """
 
 import copy
+import datetime
+import itertools
+import random
 import re
 from functools import reduce
 
 import pytest
+import torch
 from matplotlib.figure import Figure
 from pymdownx.superfences import SuperFencesException
 
 from benchmarks import bench_s1_introduction as introduction
+from benchmarks import bench_s3_1_encoder_decoder_stacks as stacks
 from benchmarks import bench_s3_2_1_scaled_dot_product as scaled
 from benchmarks import bench_s3_2_2_multi_head as multi_head
+from benchmarks import bench_s3_3_feed_forward as feed_forward
+from benchmarks import bench_s3_5_positional_encoding as positions
 from benchmarks import bench_s3_model_architecture as model
 from benchmarks import bench_s4_why_self_attention as why
-from benchmarks import provenance, publish, schema
+from benchmarks import bench_s6_1_decoding as decoding
+from benchmarks import bench_tensor_cores as formats
+from benchmarks import contest, provenance, publish, schema, tensor_cores
+from benchmarks.ceilings import Ceilings
+from benchmarks.contest import Timing
+from gpu_notes.sm_map import H200, RTX_4090, peak
 from weave import measurements
 from weave.house import ROOT
 from weave.measurements import BENCHMARKS, declared, latest, misura, render
+from weave.measurements.goals import GOALS
 
 FILES = sorted(BENCHMARKS.glob("results/*/*.json"))
 
@@ -53,14 +66,26 @@ def test_published_session_tells_where_it_comes_from_and_not_its_network_name(pa
     assert {entry["group"] for entry in found["benchmarks"]} <= set(declared())
 
 
+BY_SHAPE = {
+    "s1_introduction": introduction.work,
+    "s3_1_layer_norm": stacks.norm_work,
+    "s3_2_2_multi_head": multi_head.work,
+    "s3_3_feed_forward": feed_forward.work,
+    "s3_5_positional_encoding": positions.work,
+    "tensor_cores": formats.work,
+    "tensor_cores_alignment": formats.work,
+    "tensor_cores_ours": formats.work,
+    "tensor_cores_attention": formats.attention_work,
+}
+"""I gruppi in cui il lavoro si calcola dalle dimensioni, nel loro ordine."""
+
+
 def work_of(group, label, shape):
     """Il lavoro che i benchmark dichiarano oggi per una gara già pubblicata."""
-    if group == "s1_introduction":
-        return introduction.work(**shape)
+    if group in BY_SHAPE:
+        return BY_SHAPE[group](*shape.values())
     if group in ("s3_2_1_scaled_dot_product", "s3_2_1_causal"):
         return scaled.work(shape["n"], causal=group == "s3_2_1_causal")
-    if group == "s3_2_2_multi_head":
-        return multi_head.work(**shape)
     if group in ("s4_growth_n", "s4_growth_d"):
         return why.work(**shape, label=label)
     if group == "s3_greedy_decoding":
@@ -105,6 +130,8 @@ def changed(found, where, value):
 
 INFO = ("benchmarks", 0, "extra_info")
 OURS = (*INFO, "contestants", "nostro")
+STATS = ("benchmarks", 0, "stats")
+FP32 = ("ceilings", "gemm", "FP32")
 
 
 @pytest.mark.parametrize(
@@ -142,6 +169,14 @@ OURS = (*INFO, "contestants", "nostro")
         ((*OURS, "gflops"), 9.9, "contestants[nostro].gflops: 9.9; dagli altri campi viene 0.74"),
         ((*OURS, "gemm_fraction"), 0.4, "contestants[nostro].gemm_fraction: 0.4; dagli altri"),
         ((*OURS, "extra_bytes"), None, "contestants[nostro].extra_bytes: null; atteso un numero"),
+        (("datetime",), "2126-01-01T10:00:00", "2126-01-01T10:00:00\"; atteso una data non futura"),
+        ((*STATS, "min"), 5, "stats.median: 0.000612; atteso fra 5 e 9.0, min e max"),
+        ((*STATS, "max"), 1e-9, "stats.median: 0.000612; atteso fra 1e-05 e 1e-09, min e max"),
+        ((*STATS, "rounds"), 1, "benchmarks[0].stats.rounds: 1; atteso almeno 7"),
+        ((*STATS, "iqr"), 9.5, "benchmarks[0].stats.iqr: 9.5; atteso fra 0.0 e 8.99"),
+        ((*OURS, "iqr"), 1.1e-5, "contestants[nostro].iqr: 1.1e-05; atteso fra"),
+        ((*OURS, "iqr"), 4e-6, "contestants[nostro].iqr: 4e-06; atteso fra"),
+        ((*INFO, "copy_gbs"), 40.0, "extra_info.copy_gbs: 40.0; dagli altri campi viene null"),
     ],
 )  # fmt: skip
 def test_a_broken_field_is_named_with_its_file(small, drop, where, value, complaint):
@@ -158,6 +193,17 @@ def test_a_broken_field_is_named_with_its_file(small, drop, where, value, compla
         (("ceilings", "copy_gbs"), 0, "ceilings.copy_gbs: 0; atteso un numero finito"),
         (("ceilings", "gemm"), {}, "ceilings.gemm: {}; atteso un oggetto non vuoto"),
         (("ceilings",), ..., "ceilings: manca; i file dal 26/11/2026"),
+        (("ceilings", "chip"), "Cray-1", "ceilings.chip: \"Cray-1\"; atteso null, o una fra A100"),
+        (("ceilings", "chip"), "H100", "ceilings.chip: \"H100\"; atteso null, o una fra A100"),
+        (("ceilings", "datasheet_gbs"), 1.0, "ceilings.datasheet_gbs: 1.0; dagli altri campi"),
+        ((*FP32, "datasheet"), 1.0, "ceilings.gemm[FP32].datasheet: 1.0; dagli altri campi viene"),
+        ((*FP32, "gflops"), 106e3, "ceilings.gemm[FP32].gflops: 106000.0; atteso al più 1.05e+05"),
+        (("ceilings", "copy_gbs"), 4300.0, "ceilings.copy_gbs: 4300.0; atteso al più 4200 GB/s"),
+        (("ceilings", "clocks", "sm_max_mhz"), 9e3, "clocks[sm_max_mhz]: 9000.0; atteso al più"),
+        ((*INFO, "copy_gbs"), 2e5, "extra_info.copy_gbs: 200000.0; dagli altri campi viene 2000"),
+        ((*INFO, "datasheet", "gbs"), 1.0, "datasheet.gbs: 1.0; dagli altri campi viene 4000.0"),
+        ((*INFO, "datasheet", "gflops"), 1.0, "datasheet.gflops: 1.0; dagli altri campi viene"),
+        ((*INFO, "datasheet"), None, "datasheet.gflops: null; dagli altri campi viene 100000.0"),
         ((*INFO, "copy_gbs"), ..., "extra_info.copy_gbs: manca"),
         ((*INFO, "datasheet"), ..., "extra_info.datasheet: manca"),
         ((*INFO, "datasheet", "gbs"), "4000", "datasheet.gbs: \"4000\"; atteso un numero"),
@@ -213,6 +259,250 @@ def test_a_folder_with_another_name_is_said(small, drop):
         "machine_info: la cartella si chiama «mia-macchina»; attesa «intel-xeon-2c-cpu»",
         "datetime: il file si chiama «oggi.json»; atteso «2026-06-12.json»",
     ]
+
+
+# Un file inventato, in cui tutto torna.
+
+
+def forged(found, seconds=1.0, flops=1.0, product=1.0, ceilings=1.0):
+    """Una copia con altri tempi, altro lavoro, altri tetti, e tutti gli altri numeri rifatti."""
+    result = copy.deepcopy(found)
+    for it in result.get("ceilings", {"gemm": {}})["gemm"].values():
+        it["gflops"] *= ceilings
+    for entry in result["benchmarks"]:
+        info, times = entry["extra_info"], ("min", "median", "iqr", "max")
+        info["flops"] = int(info["flops"] * flops)
+        info["intensity"] = info["flops"] / info["bytes"]
+        info["gemm_gflops"] *= product
+        for it in (entry["stats"], *info["contestants"].values()):
+            it |= {name: it[name] * seconds for name in times if name in it}
+        for where, _, right in (*schema.of_scores(info, result), *schema.of_tokens(info)):
+            kind, who, name = re.fullmatch(r"(\w+)\[(.*)\]\.?(\w*)", where).groups()
+            place, last = (info[kind][who], name) if name else (info[kind], who)
+            place |= {last: right} if last in place else {}
+    return result
+
+
+def refusal(found):
+    """Ciò che lo schema risponde a un file."""
+    with pytest.raises(schema.SchemaError) as error:
+        schema.check(found)
+    return str(error.value)
+
+
+@pytest.fixture
+def measured():
+    """L'ultimo file pubblicato con i tetti."""
+    *_, last = (found for found in map(schema.read, FILES) if "ceilings" in found)
+    return last
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"seconds": 1e-6}, "GFLOP/s in FP32, oltre il limite di "),
+        ({"flops": 1e6}, "GFLOP/s in FP32, oltre il limite di "),
+        ({"seconds": 0.2, "product": 5.0}, "extra_info.gemm_gflops: "),
+        ({"seconds": 1e-6, "product": 1e6, "ceilings": 1e6}, "ceilings.gemm[FP32].gflops: "),
+    ],
+)
+def test_times_that_no_machine_can_do_are_refused_also_when_all_numbers_agree(
+    measured, changes, complaint
+):
+    assert complaint in refusal(forged(measured, **changes))
+
+
+def test_a_forgery_within_the_limits_passes(measured, small, on_gpu):
+    """Un tempo plausibile non si distingue da uno misurato: qui si vede che il resto torna."""
+    for found in (measured, small, on_gpu):
+        schema.check(forged(found, seconds=0.99, product=1.01))
+
+
+def test_operations_multiplied_by_ten_are_refused_where_ten_times_is_too_much(measured):
+    measured["benchmarks"] = [
+        entry for entry in measured["benchmarks"] if entry["group"] == "s3_3_feed_forward"
+    ][1:]
+    assert "GFLOP/s in FP32, oltre il limite di" in refusal(forged(measured, flops=10))
+
+
+def test_sessions_without_ceilings_have_limits_too(small):
+    assert "«nostro»: 748000 GFLOP/s in FP32, oltre il limite di 4;" in refusal(
+        forged(small, seconds=1e-6)
+    )
+
+
+def test_a_card_whose_clock_goes_beyond_its_datasheet_is_not_refused(on_gpu):
+    faster = forged(on_gpu, flops=5.75)  # 115 TFLOP/s in FP32, su 100 dichiarati
+    assert "«nostro»: 115000 GFLOP/s in FP32, oltre il limite di 105000;" in refusal(faster)
+    faster["ceilings"]["clocks"]["sm_max_mhz"] = 1.2 * schema.GPUS[-1].clock / 1e6
+    schema.check(faster)
+
+
+@pytest.mark.parametrize(("card", "sm_max_mhz"), [(RTX_4090, 3105.0), (H200, 1980.0)])
+def test_what_a_contest_writes_on_a_card_of_the_table_is_valid(
+    monkeypatch, on_gpu, card, sm_max_mhz
+):
+    """Il file che la gara scrive, con tempi finti: qui la scheda va alla sua frequenza massima."""
+    monkeypatch.setattr(contest, "DEVICE", "cuda")
+    clocks, forms = {"sm_max_mhz": sm_max_mhz}, ("FP32", "TF32", "BF16", "FP8")
+    boost = Ceilings({}, {}, 0.0, card, clocks).boost
+    rates = {form: peak(card, form) * boost(form) for form in forms}
+    ceilings = Ceilings(rates, dict.fromkeys(forms, 8192), card.bandwidth, card, clocks)
+    work = contest.Work("64×64", {"batch": 64, "n": 64}, flops=10**12, numbers=10**6)
+    fastest = {form: 1e12 / rate for form, rate in rates.items()}
+    timings = {form: Timing(seconds, seconds / 99) for form, seconds in fastest.items()}
+    found = contest.verdict(
+        *(work, torch.float32, "FP32", timings, dict.fromkeys(rates, 0)),
+        *(Timing(2 * 4096**3 / rates["FP32"], 0.0), ceilings, (), {form: form for form in rates}),
+    )
+    contest.refuse_impossible_times(found, ceilings)
+    found |= decoding.per_token(found, 64)
+    (entry, *_), stats = on_gpu["benchmarks"], timings["FP32"]
+    entry["extra_info"] = found
+    entry["stats"] |= {"min": stats.median / 2, "median": stats.median, "iqr": stats.iqr}
+    on_gpu["machine_info"]["gpu"] = f"NVIDIA GeForce {card.name}"
+    schema.check({**on_gpu, "benchmarks": [entry], "ceilings": ceilings.published()})
+
+
+def test_bytes_that_the_memory_cannot_move_are_refused(on_gpu):
+    assert "«nostro»: 4750 GB/s dalla memoria, oltre il limite di 4200;" in refusal(
+        forged(on_gpu, seconds=0.2)
+    )
+
+
+def test_a_gpu_has_always_measured_its_ceilings(on_gpu):
+    del on_gpu["ceilings"]
+    assert "ceilings: manca" in refusal({**on_gpu, "datetime": "2026-06-12T10:00:00+00:00"})
+
+
+def test_a_contest_is_in_a_file_only_once(small):
+    small["benchmarks"] *= 2
+    assert 'benchmarks[1].name: "test_0"; atteso un nome che nel gruppo «prova»' in refusal(small)
+
+
+def test_a_day_of_difference_between_time_zones_is_allowed(small, measured):
+    today = datetime.date.today()
+    for found, days in ((small, -1000), (measured, 1)):
+        day = today + datetime.timedelta(days)
+        schema.check({**found, "datetime": f"{day}T23:59:00+00:00"})
+
+
+def test_times_of_a_contest_have_the_statistics_that_pytest_benchmark_gives_them(small):
+    """Le due distanze fra i quartili non sono uguali: lo schema sa di quanto, e non di più."""
+    stats = pytest.importorskip("pytest_benchmark.stats")
+    random.seed(20170612)
+    (entry,) = small["benchmarks"]
+    for rounds, _ in itertools.product(range(7, 101), range(20)):
+        theirs = stats.Stats()
+        theirs.data = [random.lognormvariate(0, 2) for _ in range(rounds)]
+        entry["stats"] = {name: getattr(theirs, name) for name in entry["stats"]}
+        entry["extra_info"]["contestants"]["nostro"]["iqr"] = Timing.of(theirs.data).iqr
+        assert list(schema.of_stats(entry, "")) == []
+
+
+TOKENS = {
+    "tokens_per_second": {"nostro": 10 / 0.000612},
+    "us_per_token": {"nostro": 61.2},
+    "tokens": 10,
+    "steps": 100,
+    "hours": {"nostro": 0.0612 / 3600},
+}
+"""Una frase di dieci token, e cento passi."""
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("tokens_per_second", {"nostro": 1e7 / 0.000612}),
+        ("us_per_token", {"nostro": 61_200}),
+        ("hours", {"nostro": 0.017}),
+        ("tokens", 20),
+        ("steps", 1000),
+    ],
+)
+def test_tokens_and_hours_follow_from_time_and_shape(small, name, wrong):
+    info = small["benchmarks"][0]["extra_info"]
+    info |= {"shape": {"batch": 1, "n": 10}, **TOKENS}
+    schema.check(small)
+    assert ("hours" if name == "steps" else name) in refusal(changed(small, (*INFO, name), wrong))
+
+
+# I verdetti sui Tensor Core.
+
+
+@pytest.fixture
+def proven(on_gpu):
+    """Una sessione di GPU in cui il primo concorrente ha il suo verdetto, scritto come in gara."""
+    names = ["nvjet_tst_128x256_64x4", "reduce_kernel"]
+    evidences = (
+        tensor_cores.from_kernel_names(names),
+        tensor_cores.from_rate(1e12, 50e12),
+        tensor_cores.from_counters(None),
+        tensor_cores.from_error(2e-7, 768),
+        tensor_cores.from_machine_code(None),
+    )
+    proof = {"error": 2e-7, "product_error": 2e-7, **formats.told(evidences, names)}
+    info = on_gpu["benchmarks"][0]["extra_info"]
+    info |= {"shape": {"m": 10, "k": 768, "n": 3072}, "proofs": {"nostro": proof}}
+    return on_gpu
+
+
+PROOF = (*INFO, "proofs", "nostro")
+SILENT = {
+    name: {"says": tensor_cores.UNPROVEN, "reason": "non si sa"}
+    for name in ("nomi dei kernel", "ritmo", "contatori", "errore", "codice macchina")
+}
+
+
+def test_a_verdict_written_by_a_contest_is_valid(proven):
+    assert proven["benchmarks"][0]["extra_info"]["proofs"]["nostro"]["verdict"] == "sì"
+    schema.check(proven)
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "complaint"),
+    [
+        (("verdict",), "no", 'proofs[nostro].verdict: "no"; atteso «sì», come dagli indizi'),
+        (("verdict",), "forse", 'proofs[nostro].verdict: "forse"; atteso «sì», «no» o «non'),
+        (("verdict",), ..., "proofs[nostro].verdict: manca"),
+        (("reason",), "lo dico io", 'proofs[nostro].reason: "lo dico io"; atteso «lo dicono:'),
+        (("evidence",), {}, "proofs[nostro].evidence: {}; atteso un oggetto non vuoto"),
+        (("evidence",), SILENT, 'proofs[nostro].verdict: "sì"; atteso «non dimostrato»'),
+        (("evidence", "errore"), ..., 'proofs[nostro].evidence: ["nomi dei kernel",'),
+        (("evidence", "errore", "says"), "sì", 'evidence[errore].says: "sì"; atteso «non dim'),
+        (("evidence", "ritmo", "says"), "sì", 'evidence[ritmo].says: "sì"; atteso «non dim'),
+        (("kernels",), "nessuno", 'evidence[nomi dei kernel].says: "sì"; atteso «non dimostr'),
+    ],
+)
+def test_a_verdict_follows_from_its_evidence(proven, where, value, complaint):
+    assert complaint in refusal(changed(proven, (*PROOF, *where), value))
+
+
+def test_a_silent_evidence_may_speak_today(proven):
+    """Le regole possono imparare a leggere di più: un file di prima resta valido."""
+    schema.check(changed(proven, (*PROOF, "error"), tensor_cores.ROUNDED_PRODUCT))
+
+
+def test_the_evidence_of_the_rate_depends_on_the_highest_clock(proven):
+    proven["benchmarks"] = proven["benchmarks"][:1]
+    found = changed(forged(proven, flops=104), (*PROOF, "evidence", "ritmo", "says"), "sì")
+    found = changed(found, (*PROOF, "reason"), "lo dicono: nomi dei kernel, ritmo")
+    schema.check(found)  # 104 TFLOP/s: i CUDA core ne fanno 100
+    found["ceilings"]["clocks"]["sm_max_mhz"] = 1.2 * schema.GPUS[-1].clock / 1e6
+    assert 'evidence[ritmo].says: "sì"; atteso «non dimostrato»' in refusal(found)
+
+
+def test_a_verdict_is_of_a_contestant_who_does_the_work(proven):
+    proofs = proven["benchmarks"][0]["extra_info"]["proofs"]
+    for name in ("diverso", "nessuno"):
+        found = changed(proven, (*INFO, "proofs", name), proofs["nostro"])
+        assert f"proofs[{name}]: atteso il nome di un concorrente" in refusal(found)
+
+
+def test_a_verdict_is_given_only_on_a_gpu(small, proven):
+    proof = proven["benchmarks"][0]["extra_info"]["proofs"]["nostro"]
+    found = changed(small, (*INFO, "proofs"), {"nostro": proof})
+    assert "proofs[nostro].verdict: campo in più; il verdetto si dà su GPU" in refusal(found)
 
 
 # Un file in più.
@@ -274,10 +564,59 @@ def test_the_latest_file_of_each_machine_is_shown_and_gpus_come_first(drop, smal
         drop({**small, "datetime": f"{day}T10:00:00+00:00"}, machine, f"{day}.json")
     drop(on_gpu, "z")
     assert [found["datetime"][:10] for found in latest(drop.folder)] == [
-        "2026-12-01",
+        "2026-11-26",
         "2026-06-13",
         "2026-06-11",
     ]
+
+
+@pytest.fixture
+def partial(drop, small):
+    """Una sessione intera di due gruppi e, il giorno dopo, una che ne rimisura uno solo."""
+    (entry,) = small["benchmarks"]
+    other = {**copy.deepcopy(entry), "group": "altro"}
+    drop({**small, "benchmarks": [entry, other]})
+    later = {**small, "datetime": "2026-06-13T10:00:00+00:00"}
+    drop({**later, "commit_info": {"id": "def5678", "modified": False}}, name="2026-06-13.json")
+
+
+@pytest.mark.usefixtures("partial")
+def test_a_session_of_one_group_does_not_hide_the_others(drop):
+    shown = [
+        (found["commit_info"]["id"], [entry["group"] for entry in found["benchmarks"]])
+        for found in latest(drop.folder)
+    ]
+    assert shown == [("def5678", ["prova"]), ("abc1234", ["altro"])]
+
+
+@pytest.mark.usefixtures("partial", "from_there")
+def test_every_figure_tells_the_file_its_numbers_come_from(monkeypatch):
+    monkeypatch.setattr(measurements, "declared", lambda: ["prova", "altro"])
+    old, new = "Commit abc1234 (modificato), 12/6/2026.", "Commit def5678, 13/6/2026."
+    for quantity in ("", " memoria", " roofline", " barre"):
+        told = {group: misura(f"{group}{quantity}") for group in ("prova", "altro")}
+        assert [new in told["prova"], old in told["prova"]] == [True, False]
+        assert [new in told["altro"], old in told["altro"]] == [False, True]
+    first, second = misura("roofline").split("</figure>")[:2]
+    assert [new in first, old in first, new in second, old in second] == [True, False, False, True]
+
+
+def test_goals_have_one_column_per_machine_also_when_its_groups_come_from_two_files(drop, small):
+    goals = {goal.group: goal for goal in GOALS}
+    first, second = goals["s3_2_1_causal"], goals["s3_greedy_decoding"]
+    for goal, day in ((first, "2026-06-12"), (second, "2026-06-13")):
+        found = copy.deepcopy(small)
+        found["benchmarks"][0] |= {"group": goal.group}
+        found["benchmarks"][0]["extra_info"] |= {"label": goal.label}
+        found = changed(found, (*INFO, "baseline"), goal.rival)
+        info = found["benchmarks"][0]["extra_info"]
+        info["contestants"][goal.rival] = info["contestants"].pop("altri")
+        drop({**found, "datetime": f"{day}T10:00:00+00:00"}, name=f"{day}.json")
+    html = measurements.goals(latest(drop.folder))
+    assert html.count('<th scope="col">') == 4
+    assert html.count("0,77") == 2
+    assert "2 misurati" in html
+    assert [f"{day}/6/2026" in html for day in (12, 13)] == [True, True]
 
 
 # Le pagine.

@@ -249,7 +249,7 @@ def test_second_derivatives_are_refused_and_not_forgotten(flash, small):
     q, k, v, _ = (it.half() for it in problem(1, 1, 5, 5, 64))
     q.requires_grad_()
     output = flash.flash_attention(q, k, v)
-    with pytest.raises(RuntimeError, match="^create_graph: dato: True; atteso: False"):
+    with pytest.raises(RuntimeError, match=r"^create_graph: dato: True; atteso: False"):
         torch.autograd.grad(output.sum(), q, create_graph=True)
 
 

@@ -7,13 +7,15 @@ vengono dai file di `benchmarks/results/`, a ogni costruzione: qui non si misura
 """
 
 import re
+from collections.abc import Iterator
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from pymdownx.superfences import SuperFencesException
 
-from benchmarks.schema import SchemaError, read, usual_format
+from benchmarks.schema import SchemaError, read, slug, usual_format
 from weave.house import ROOT
 from weave.measurements.bars import BARS
 from weave.measurements.drawings import Contest, Quantity, svg
@@ -41,7 +43,7 @@ QUANTITIES: dict[str, Quantity] = {
 
 
 def misura(source: str, *_: Any, **__: Any) -> str:
-    """Il riquadro: i risultati più recenti di ogni macchina."""
+    """Il riquadro: di ogni macchina, i risultati più recenti di ogni gruppo."""
     asked = source.strip()
     group, _space, quantity = asked.partition(" ")
     try:
@@ -68,18 +70,28 @@ def declared(folder: Path = BENCHMARKS) -> list[str]:
 
 
 def latest(folder: Path = BENCHMARKS / "results") -> list[Session]:
-    """Per ogni macchina, il suo ultimo file di risultati; quelle con una GPU per prime.
+    """Di ogni macchina e di ogni gruppo, il file più recente; le macchine con una GPU per prime.
+
+    Restituisce:
+        I file da mostrare, ciascuno con le sole gare di cui non c'è una misura più recente: chi
+        misura un gruppo solo non nasconde gli altri.
 
     Solleva:
         SchemaError: se un file, anche non l'ultimo, non rispetta lo schema.
     """
-    newest: dict[Path, Session] = {}
-    for path in sorted(folder.glob("*/*.json")):
-        session = read(path)
-        known = newest.get(path.parent)
-        if known is None or session["datetime"] > known["datetime"]:
-            newest[path.parent] = session
-    return sorted(newest.values(), key=lambda session: session["machine_info"]["gpu"] is None)
+    machines = groupby(sorted(folder.glob("*/*.json")), key=lambda path: path.parent)
+    found = [session for _, paths in machines for session in unsurpassed(map(read, paths))]
+    return sorted(found, key=lambda session: session["machine_info"]["gpu"] is None)
+
+
+def unsurpassed(sessions: Iterator[Session]) -> Iterator[Session]:
+    """Le sessioni di una macchina, dall'ultima, ognuna con i soli gruppi che dopo non ci sono."""
+    known: set[str] = set()
+    for session in sorted(sessions, key=lambda it: it["datetime"], reverse=True):
+        kept = [entry for entry in session["benchmarks"] if entry["group"] not in known]
+        known |= {entry["group"] for entry in kept}
+        if kept:
+            yield {**session, "benchmarks": kept}
 
 
 def render(group: str, quantity: str, sessions: list[Session]) -> str:
@@ -148,14 +160,24 @@ def figure(
 
 
 def goals(sessions: list[Session]) -> str:
-    """La tabella dei traguardi, quanti ne raggiunge ogni CPU, e la provenienza di ciascuna."""
-    told = " ".join(["Traguardi raggiunti.", *summary(sessions)])
+    """La tabella dei traguardi, quanti ne raggiunge ogni CPU, e la provenienza di ciascun file."""
+    machines = together(sessions)
+    told = " ".join(["Traguardi raggiunti.", *summary(machines)])
     on_cpu = [session for session in sessions if session["machine_info"]["gpu"] is None]
     origins = " ".join(provenance(session) for session in on_cpu)
     return (
-        f'<figure class="disegno">{goals_table(sessions)}'
+        f'<figure class="disegno">{goals_table(machines)}'
         f"<figcaption>{escape(f'{told} {origins}')}</figcaption></figure>"
     )
+
+
+def together(sessions: list[Session]) -> list[Session]:
+    """Una sessione per macchina, con le gare di tutti i suoi file."""
+    machines: dict[str, Session] = {}
+    for session in sessions:
+        first = machines.setdefault(slug(session["machine_info"]), {**session, "benchmarks": []})
+        first["benchmarks"] += session["benchmarks"]
+    return list(machines.values())
 
 
 def provenance(session: Session) -> str:

@@ -94,9 +94,10 @@ def explain_bars(contests: list[Contest]) -> str:
     """Quali gare si vedono, e rispetto a che cosa."""
     labels = ", ".join(dict.fromkeys(contest["label"] for contest in contests))
     return (
-        f"Le gare con più operazioni, tipo per tipo: {labels}. Barra piena: frazione del prodotto "
-        "di matrici più veloce misurato nello stesso formato. Contorno: frazione del picco "
-        "dichiarato, dove il chip è noto. Chi fa un altro lavoro non ha frazioni, e non compare."
+        f"Le gare con più operazioni, tipo per tipo: {labels}. Barra piena: frazione di un grande "
+        "prodotto di matrici nello stesso formato, misurato nella gara o, per gli altri formati, "
+        "nella sessione. Contorno: frazione del picco dichiarato, dove il chip è noto. Chi fa un "
+        "altro lavoro non ha frazioni, e non compare."
     )
 
 
