@@ -13,28 +13,29 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.stopwatch import DEVICE, Run
 
-aten = torch.ops.aten
-
 PRODUCTS = {
-    aten.mm,
-    aten.addmm,
-    aten.mv,
-    aten.addmv,
-    aten.bmm,
-    aten.baddbmm,
-    aten._scaled_mm,
-    aten.convolution,
-    aten.mkldnn_rnn_layer,
-    aten._cudnn_rnn,
-    torch.ops.mkldnn._linear_pointwise,
-    aten._transformer_encoder_layer_fwd,
-    aten._native_multi_head_attention,
-    aten._scaled_dot_product_flash_attention,
-    aten._scaled_dot_product_flash_attention_for_cpu,
-    aten._scaled_dot_product_efficient_attention,
-    aten._scaled_dot_product_cudnn_attention,
+    "mm",
+    "addmm",
+    "mv",
+    "addmv",
+    "bmm",
+    "baddbmm",
+    "_scaled_mm",
+    "convolution",
+    "mkldnn_rnn_layer",
+    "_cudnn_rnn",
+    "_linear_pointwise",
+    "_transformer_encoder_layer_fwd",
+    "_native_multi_head_attention",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
 }
-"""Le operazioni di cui si guardano gli operandi: prodotti, convoluzioni, strati fusi."""
+"""Le operazioni di cui si guardano gli operandi: prodotti, convoluzioni, strati fusi.
+
+Si riconoscono dal nome, perché non ogni PyTorch le ha tutte.
+"""
 
 SAMPLE = 1024
 """Quanti numeri di una matrice si guardano, al più."""
@@ -68,7 +69,7 @@ class Watcher(TorchDispatchMode):
     ) -> Any:
         self.operations += 1
         self.elsewhere += place() != self.here
-        if operation.overloadpacket in PRODUCTS:
+        if operation.overloadpacket.__name__ in PRODUCTS:
             self.products += 1
             if self.closely:
                 self.look(list(matrices(args)))
