@@ -204,6 +204,23 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         ".generate_state( 2, np.uint64)[0])": "la prima parola è la stessa",
         "due = trainer.step % every == 0 or trainer.step >= steps": "oltre l'ultimo non si va",
         "if self.position.batch == len(self.batches):": "si avanza di un batch per volta",
+        **dict.fromkeys(
+            (
+                "if count != 1:",
+                "if self.processes.count != 1:",
+                "self.objective = DistributedDataParallel(objective) if processes.count != 1 "
+                "else objective",
+                "if due and trainer.processes.rank <= 0:",
+                "due = trainer.step % every <= 0 or trainer.step == steps",
+                "own = sum(int((batch.expected > PADDING).sum()) for batch in batches)",
+            ),
+            "un conteggio non è minore di uno, né un numero di processo di zero",
+        ),
+        'dist.init_process_group("nccl" if device.type >= "cuda" else "gloo")': (
+            "i dispositivi sono «cpu» e «cuda»"
+        ),
+        "while trainer.step != steps:": "i passi crescono di uno, e oltre l'ultimo non si va",
+        "with self.synchronized(last=place >= len(batches)):": "i posti finiscono lì",
     },
     "s6_1_machine_translation": {
         'require(0 <= alpha != math.inf, "alpha", alpha, "un numero finito, almeno 0")': (

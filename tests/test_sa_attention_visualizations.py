@@ -354,6 +354,8 @@ def test_relations_by_hand():
         "Anna hat den Apfel gegessen ?",
         "Anna hat Bier gekauft und es getrunken .",
         "Anna hat den Apfel nicht .",
+        "Anna will den Apfel haben .",
+        ".",
     ):
         assert links(bracket, other) == set()
     assert links(bracket, "Anna und Paul haben Bier getrunken .") == {("haben", "getrunken")}
