@@ -161,7 +161,7 @@ class GraphDecoder:
         require(list(source.shape) == expected, "source", source.shape, f"{expected}")
         real = bool((source != self.model.config.padding_id).any(dim=-1).all())
         require(real, "source", "una frase di solo padding", "almeno un token per frase")
-        with evaluating(self.model):
+        with evaluating(self.model), torch.cuda.device_of(self.model.embedding.weight):
             self.load(source)
             self.run()
         return self.state.output[:, : int(self.state.used)].clone()

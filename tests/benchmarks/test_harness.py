@@ -381,10 +381,11 @@ def test_random_data_are_accepted_with_zero_biases_and_a_zero_start():
 
 
 def test_almost_all_zeros_are_refused():
-    almost = torch.zeros(64, 64)
-    almost[:, 5] = 1.0
-    with pytest.raises(DegenerateDataError):
+    almost = matrix(64, 64) * (torch.rand(64, 64) < 0.03)
+    with pytest.raises(DegenerateDataError, match="la maggior parte dei prodotti"):
         refuse_degenerate_data("bugiardo", lambda: almost @ matrix(64, 8))
+    half = matrix(64, 64) * (torch.rand(64, 64) < 0.3)
+    refuse_degenerate_data("onesto", lambda: half @ matrix(64, 8))
 
 
 def test_a_large_product_of_zeros_is_not_hidden_by_small_ones():
@@ -412,7 +413,9 @@ def layers() -> list:
 def test_rows_all_equal_are_seen_whoever_made_them():
     """Anche se il lavoro è fuori da PyTorch, o se le righe differiscono per l'ultima cifra."""
     row = matrix(1, 8).expand(5, 8)
-    for output, flat in ((row, True), (row * (1 + 1e-7), True), (row + matrix(5, 1), False)):
+    nearly = row * (1 + 1e-6 * torch.arange(5.0)[:, None])
+    assert not torch.equal(nearly[0], nearly[1])
+    for output, flat in ((row, True), (nearly, True), (row + matrix(5, 1), False)):
         assert honest_data.is_flat(output) is flat
     assert not honest_data.is_flat(row[:1])
     assert not honest_data.is_flat(torch.ones(5, 8, dtype=torch.int64))
@@ -444,6 +447,23 @@ def test_a_result_kept_from_the_first_call_is_refused():
 
     with pytest.raises(DegenerateDataError, match="la seconda chiamata lavora meno della prima"):
         refuse_degenerate_data("bugiardo", run)
+
+    def half():
+        kept[1:] = kept[1:] or [matrix(8, 8) @ matrix(8, 8)]
+        return kept[1] @ matrix(8, 8)
+
+    with pytest.raises(DegenerateDataError, match="la seconda chiamata lavora meno della prima"):
+        refuse_degenerate_data("a metà", half)
+
+    sums = []
+
+    def sum_of_rows():
+        sums[:] = sums or [matrix(8, 8).cumsum(dim=-1)]
+        return sums[0]
+
+    with pytest.raises(DegenerateDataError, match="la seconda chiamata lavora meno della prima"):
+        refuse_degenerate_data("senza prodotti", sum_of_rows)
+    refuse_degenerate_data("fuori da PyTorch", lambda: None)
 
 
 def test_work_elsewhere_is_refused(monkeypatch):
