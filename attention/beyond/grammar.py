@@ -9,6 +9,7 @@ import functools
 import itertools
 import os
 import random
+import re
 import tomllib
 import zlib
 from collections import Counter
@@ -94,6 +95,12 @@ def table(*rows: str) -> Table:
 
 COLUMNS = "mfn"
 """I generi nell'ordine delle colonne; la quarta, il plurale, non distingue."""
+
+FEMININE = 1
+"""La colonna del femminile."""
+
+NEUTER = 2
+"""La colonna del neutro."""
 
 PLURAL = 3
 """La colonna del plurale."""
@@ -574,6 +581,13 @@ def read_modal(entry: dict[str, Any]) -> Modal:
     )
 
 
+OWNING = re.compile(
+    r"(?= (?:der|die|das)(?: [a-zäöüß]+en?){0,2} ([A-ZÄÖÜ]\w+)"
+    r" [a-zß]*er(?: [a-zäöüß]+en)? ([A-ZÄÖÜ]\w+))"
+)
+"""Due nomi di seguito, di cui il secondo può essere un genitivo: «der alte Mann seiner Tochter»."""
+
+
 class Lexicon:
     """Il dizionario, con gli elenchi fra cui chi scrive sceglie.
 
@@ -701,6 +715,41 @@ class Lexicon:
     def places_for(self, noun: Noun) -> list[tuple[Verb, Role]]:
         """I complementi che questo nome può occupare in una frase relativa."""
         return [(verb, role) for verb, role in self.leading if role.kinds & noun.kinds]
+
+    @functools.cached_property
+    def columns(self) -> tuple[dict[str, set[int]], dict[str, int]]:
+        """Le forme singolari dei nomi di persona e i nomi propri, con la colonna tedesca."""
+        people: dict[str, set[int]] = {}
+        names: dict[str, int] = {}
+        for noun in self.by_kind[PERSON]:
+            for form in noun.german.singular:
+                if "name" in noun.kinds:
+                    names[form] = noun.german.column
+                else:
+                    people.setdefault(form, set()).add(noun.german.column)
+        return people, names
+
+    def naming(self, german: Sequence[str]) -> bool:
+        """Vero se un nome di persona incontra un nome proprio che potrebbe essere il suo.
+
+        «Hat die Großmutter Maria die Berichte gegeben?» dice chi dà, o a chi? Un neutro, «das
+        Kind», può chiamarsi in tutti i modi.
+        """
+        people, names = self.columns
+        return any(
+            word in people and name in names and {names[name], NEUTER} & people[word]
+            for word, name in itertools.pairwise(german)
+        )
+
+    def owning(self, german: Sequence[str]) -> bool:
+        """Vero se dopo una persona un dativo femminile potrebbe essere un genitivo.
+
+        «Heute schreibt der Großvater seiner Tochter einen Brief»: a lei, o è il nonno di lei? In
+        testa alla frase no: il verbo separa il soggetto dal dativo.
+        """
+        people, _ = self.columns
+        found = OWNING.finditer(" ".join(german))
+        return any(it[1] in people and FEMININE in people.get(it[2], ()) for it in found)
 
     def feeling(self, word: str) -> Adjective:
         """Uno stato d'animo, dal suo nome tedesco."""
@@ -917,6 +966,9 @@ PRONOUNS = {
 }
 """I pronomi. Di «er» e «sie» nessuno ha parlato prima, perciò l'italiano li dice."""
 
+STRESSED = {"ich": "io", "du": "tu", "wir": "noi", "ihr": "voi"}
+"""Chi parla e chi ascolta, quando si contrappongono a un altro soggetto: «ma voi comprate»."""
+
 
 def is_person(who: Participant) -> bool:
     """Vero per chi può volere e possedere: non per un gatto, né per uno specchio."""
@@ -925,7 +977,9 @@ def is_person(who: Participant) -> bool:
 
 def again(who: Participant) -> Participant:
     """Come si riprende qualcuno appena nominato: con un pronome che in italiano non si dice."""
-    return who if who.person in SPEAKING else third_person(who.column, who.place)
+    if isinstance(who, Pronoun) and who.person in SPEAKING:
+        return who._replace(subject=())
+    return third_person(who.column, who.place)
 
 
 # La frase.
@@ -993,15 +1047,17 @@ def german_role(role: Role, who: Participant) -> list[str]:
 
 
 def german_middle(clause: Clause) -> list[str]:
-    """Il campo centrale, fra le due metà del verbo."""
-    pronouns: list[str] = []
+    """Il campo centrale, fra le due metà del verbo, dopo i pronomi.
+
+    Un'aggiunta precede il complemento che il verbo chiede con una preposizione: «am Bahnhof auf
+    seine Schwester warten».
+    """
     objects: list[str] = []
     rest: list[str] = []
-    for role, who in (*clause.roles, *clause.extra):
-        part = pronouns if isinstance(who, Pronoun) else rest if role.german else objects
-        part += german_role(role, who)
+    for role, who in (*clause.extra, *clause.roles):
+        part = rest if role.german else objects
+        part += [] if isinstance(who, Pronoun) else german_role(role, who)
     return [
-        *pronouns,
         *(() if clause.front else clause.time.german),
         *clause.often.german,
         *objects,
@@ -1012,41 +1068,60 @@ def german_middle(clause: Clause) -> list[str]:
     ]
 
 
+def german_pronouns(clause: Clause) -> list[str]:
+    """I complementi che sono pronomi: vengono prima degli altri."""
+    roles = [(role, who) for role, who in clause.roles if isinstance(who, Pronoun)]
+    return [word for role, who in roles for word in german_role(role, who)]
+
+
+def german_after_verb(clause: Clause, spoken: bool = True) -> list[str]:
+    """Soggetto, pronomi, campo centrale; un nome cede il passo ai pronomi: «gefällt dir das Bett».
+
+    Argomenti:
+        clause: la frase.
+        spoken: vero se il soggetto si dice.
+    """
+    subject = clause.subject.german(Case.NOMINATIVE) if spoken else []
+    pronouns = german_pronouns(clause)
+    first = isinstance(clause.subject, Pronoun)
+    opening = [*subject, *pronouns] if first else [*pronouns, *subject]
+    return [*opening, *german_middle(clause)]
+
+
 def german_main(clause: Clause) -> list[str]:
     """La frase principale: il verbo al secondo posto."""
     finite, tail = german_parts(clause)
-    subject, middle = clause.subject.german(Case.NOMINATIVE), german_middle(clause)
     if clause.front:
-        return [*clause.time.german, finite, *subject, *middle, *tail]
-    return [*subject, finite, *middle, *tail]
+        return [*clause.time.german, finite, *german_after_verb(clause), *tail]
+    subject = clause.subject.german(Case.NOMINATIVE)
+    return [*subject, finite, *german_after_verb(clause, spoken=False), *tail]
 
 
 def german_verb_first(clause: Clause) -> list[str]:
     """Il verbo in testa: le domande, e le principali di cui altro occupa il primo posto."""
     finite, tail = german_parts(clause)
-    return [finite, *clause.subject.german(Case.NOMINATIVE), *german_middle(clause), *tail]
+    return [finite, *german_after_verb(clause), *tail]
 
 
 def german_verb_last(clause: Clause, spoken: bool = True) -> list[str]:
     """La secondaria: il verbo in fondo, con il prefisso riattaccato; il soggetto, se si dice."""
     finite, tail = german_parts(clause)
-    subject = clause.subject.german(Case.NOMINATIVE) if spoken else []
     end = [tail[0] + finite] if tail == [clause.verb.german.prefix] else [*tail, finite]
-    return [*subject, *german_middle(clause), *end]
+    return [*german_after_verb(clause, spoken), *end]
 
 
 def german_to(clause: Clause) -> list[str]:
     """L'infinito con «zu», che si infila dopo il prefisso: «aufzumachen»."""
     verb = clause.verb.german
     to = [f"{verb.prefix}zu{verb.infinitive}"] if verb.prefix else ["zu", verb.infinitive]
-    return [*german_middle(clause), *to]
+    return [*german_after_verb(clause, spoken=False), *to]
 
 
 def german_same_subject(clause: Clause) -> list[str]:
     """La seconda metà di «nimmt … und isst …»: ausiliare e modale non si ripetono."""
     finite, tail = german_parts(clause)
     simple = clause.modal is None and clause.tense is not Tense.PERFECT
-    return [*([finite] if simple else []), *german_middle(clause), *tail]
+    return [*([finite] if simple else []), *german_after_verb(clause, spoken=False), *tail]
 
 
 def italian_clitic(clause: Clause) -> str:
@@ -1087,10 +1162,12 @@ def italian_group(clause: Clause) -> list[str]:
 
 
 def italian_role(role: Role, who: Participant) -> list[str]:
-    """Un complemento italiano, dopo la sua preposizione."""
+    """Un complemento italiano, dopo la sua preposizione: «nella casa bianca», ma «in casa»."""
     preposition = role.italian
     if preposition == "@" and isinstance(who, NounPhrase):
         preposition = who.noun.at[1]
+        if "bare" in who.noun.kinds and who == NounPhrase("der", who.noun, False):
+            return [preposition, who.noun.italian[0]]
     return [preposition, *who.italian()] if preposition else who.italian()
 
 
@@ -1123,16 +1200,28 @@ def can_follow(who: Participant) -> bool:
     return isinstance(who, NounPhrase) and who.opener not in ("kein", "jeder")
 
 
+def is_unknown(who: Participant) -> bool:
+    """Vero per chi non si sa chi sia: «un medico», «quattro bambini»; non «tutti i bambini»."""
+    if not isinstance(who, NounPhrase) or who.opener == "alle":
+        return False
+    return not DETERMINERS[who.opener].definite
+
+
 def subject_follows(clause: Clause) -> bool:
-    """Vero se, dopo il tempo, l'italiano dice prima il verbo: «Oggi arriva il medico»."""
-    alone = clause.front and not clause.roles and not clause.extra
-    return alone and clause.verb.italian.essere and can_follow(clause.subject)
+    """Vero se l'italiano dice prima il verbo: «Oggi arriva il medico», «Ti piacciono tre libri».
+
+    Con un modale no, se il soggetto non si sa chi sia: «Tre medici vogliono venire».
+    """
+    alone = all(isinstance(who, Pronoun) for _, who in clause.roles) and not clause.extra
+    new = is_unknown(clause.subject) and clause.modal is None
+    movable = clause.verb.italian.essere and can_follow(clause.subject)
+    return alone and (clause.front or new) and movable
 
 
 def italian_clause(clause: Clause, spoken: bool = True) -> list[str]:
     """La frase italiana: il tempo se la apre, il soggetto se si dice, il verbo, il resto."""
     time = clause.time.italian if clause.front else []
-    if subject_follows(clause):
+    if spoken and subject_follows(clause):
         return [*time, *italian_inverted(clause)]
     subject = clause.subject.italian() if spoken else []
     return [*time, *subject, *italian_group(clause), *italian_rest(clause)]
@@ -1143,6 +1232,12 @@ def italian_inverted(clause: Clause) -> list[str]:
     opening = [*italian_group(clause), *clause.manner.italian]
     rest = italian_rest(clause._replace(manner=SILENCE))
     return [*opening, *clause.subject.italian(), *rest]
+
+
+def italian_question(clause: Clause) -> list[str]:
+    """Una domanda: una cosa segue il verbo, se con lui sta un pronome: «Ti piace il letto?»."""
+    thing = can_follow(clause.subject) and not is_person(clause.subject)
+    return italian_inverted(clause) if thing and italian_clitic(clause) else italian_clause(clause)
 
 
 def italian_infinitive(clause: Clause) -> list[str]:
@@ -1271,6 +1366,7 @@ OPENERS = {
     "had": Openers(["ein"], NUMERALS, own=False),
     "other": Openers(["der"] * 6 + ["ein"] * 2 + ["dieser"], ["der"]),
     "known": Openers(["der"] * 6 + ["dieser"], ["der"] * 5 + ["dieser"]),
+    "goal": Openers(["der"], [], own=False),
     "denied": Openers(["kein"], ["kein"], own=False),
 }
 """I determinanti di ogni posto: il soggetto, ciò che si compra, ciò che si nega."""
@@ -1288,7 +1384,7 @@ NEGATIONS = {
 
 NEGATIONS_OF = {
     Tense.PRESENT: ["nicht", "nicht", "nicht mehr", "nie"],
-    Tense.PAST: ["nicht", "nicht", "nicht mehr", "nie"],
+    Tense.PAST: ["nicht", "nicht", "nie"],
     Tense.PERFECT: ["nicht", "nicht", "noch nicht", "nie"],
 }
 """Quelle che stanno bene con ogni tempo."""
@@ -1296,7 +1392,7 @@ NEGATIONS_OF = {
 PERSONS = ["ich", "ich", "du", "wir", "ihr", "er", "er", "sie", "sie"]
 """I pronomi soggetto, con i loro pesi."""
 
-SPEAKERS = ["ich", "du", "wir", "ihr"]
+SPEAKERS = list(STRESSED)
 """Quelli che restano quando «er» e «sie» farebbero pensare a qualcuno già nominato."""
 
 GLADLY = Words(["gern"], ["volentieri"])
@@ -1353,10 +1449,16 @@ class Writer:
         self.combinations: set[str] = set()
         self.tags: set[str] = set()
         self.persons = PERSONS
+        self.said: set[str] = set()
+        self.contrast = False
+        self.people: set[int] = set()
+        self.owners: set[int] = set()
 
     def pair(self) -> Pair:
-        """Una frase nuova, della lunghezza permessa."""
+        """Una frase nuova, della lunghezza permessa e con un senso solo, o segnata."""
         self.combinations, self.tags, self.persons = set(), set(), PERSONS
+        self.said, self.contrast = set(), False
+        self.people, self.owners = set(), set()
         german, italian = self.part(SENTENCES)
         found = Pair(
             german_text(german),
@@ -1365,7 +1467,13 @@ class Writer:
             tuple(sorted(self.tags)),
             tuple(sorted(self.combinations)),
         )
-        return found if SHORTEST <= found.length <= LONGEST else self.pair()
+        fit = SHORTEST <= found.length <= LONGEST and self.is_clear(german)
+        return found if fit else self.pair()
+
+    def is_clear(self, german: Sequence[str]) -> bool:
+        """Vero se non si scambia chi dà con chi riceve, né, in «ihr», una donna con più persone."""
+        whose = bool(self.owners) and {FEMININE, PLURAL} <= self.people | self.owners
+        return not (whose or self.words.naming(german) or self.words.owning(german))
 
     def part(self, kinds: Sequence[str]) -> Words:
         """Una frase di uno di questi tipi: il nome del tipo è quello del metodo."""
@@ -1392,7 +1500,10 @@ class Writer:
         opener = self.opener(noun, plural, OPENERS[place])
         plain = noun.kinds & {"kin", "name"}
         adjectives = () if plain else self.adjectives(noun, qualities)
-        return NounPhrase(opener, noun, plural, adjectives)
+        found = NounPhrase(opener, noun, plural, adjectives)
+        if is_person(found):
+            self.people.add(found.column)
+        return found
 
     def plural(self, noun: Noun, probability: float) -> bool:
         """Un plurale, se il nome si conta; le scarpe sempre."""
@@ -1431,7 +1542,7 @@ class Writer:
         """Un soggetto: un gruppo, due, o un pronome."""
         if kinds & PERSON:
             if self.dice.chance(0.15):
-                return PRONOUNS[self.dice.pick(self.persons)]
+                return self.pronoun()
             if self.dice.chance(0.05):
                 first = self.phrase(self.noun(PERSON), "known", 0.0, 0.0)
                 return Both(first, self.phrase(self.noun(PERSON, first), "known", 0.0, 0.0))
@@ -1440,8 +1551,17 @@ class Writer:
     def actor(self) -> Participant:
         """Una persona che fa qualcosa."""
         if self.dice.chance(0.2):
-            return PRONOUNS[self.dice.pick(self.persons)]
+            return self.pronoun()
         return self.phrase(self.noun(PERSON), "actor")
+
+    def pronoun(self) -> Pronoun:
+        """Un pronome soggetto; se si contrappone a un altro, l'italiano lo dice: «ma tu dormi»."""
+        name = self.dice.pick(self.persons)
+        self.said.add(name)
+        if name == "sie":
+            self.people.add(FEMININE)
+        stressed = (STRESSED[name],) if self.contrast else PRONOUNS[name].subject
+        return PRONOUNS[name]._replace(subject=stressed)
 
     def known(self, kinds: frozenset[str]) -> Participant:
         """Qualcuno di preciso: chi ascolta, o un gruppo con l'articolo."""
@@ -1469,6 +1589,8 @@ class Writer:
 
     def begun(self, verb: Verb, subject: Participant, positive: bool = False) -> Clause:
         """Verbo e soggetto, con il tempo, il modale e la negazione; ancora senza complementi."""
+        if "owned" in verb.marks and isinstance(subject, NounPhrase):
+            subject = subject._replace(opener="der", after=SILENCE)
         tense = self.tense(verb, subject)
         clause = Clause(subject, verb, tense, self.modal(verb, subject, tense))
         return clause if positive else clause._replace(negation=self.negation(clause))
@@ -1533,12 +1655,14 @@ class Writer:
             return PRONOUNS[self.dice.pick(["ich", "du", "wir"])]
         noun = self.noun(role.kinds, subject)
         self.combinations.add(f"{clause.verb.lemma} {noun.lemma}")
+        if "goal" in role.kinds:
+            return self.phrase(noun, "goal", 0.0)
         own = "own" in noun.kinds and OPENERS[place].own and is_person(subject)
         if own and self.dice.chance(0.15):
             return NounPhrase(self.possessive(subject), noun, self.plural(noun, 0.0))
         if not role.direct:
-            known = clause.negation or "goal" in role.kinds
-            return self.phrase(noun, "known" if known else "other", 0.1 * bool(role.kinds & PERSON))
+            place = "known" if clause.negation else "other"
+            return self.phrase(noun, place, 0.1 * bool(role.kinds & PERSON))
         if "mass" in noun.kinds and place in ("object", "fresh"):
             place = "mass"
         return self.phrase(noun, place, 0.0 if "vague" in clause.verb.marks else 0.3, 0.35)
@@ -1546,7 +1670,11 @@ class Writer:
     def possessive(self, subject: Participant) -> str:
         """Il possessivo del soggetto; «euer» qui non si usa."""
         speakers = {0: "mein", 1: "dein", 3: "unser", 4: "mein"}
-        return speakers.get(subject.person) or POSSESSIVES[subject.column]
+        if subject.person in speakers:
+            return speakers[subject.person]
+        if subject.column in (FEMININE, PLURAL):
+            self.owners.add(subject.column)
+        return POSSESSIVES[subject.column]
 
     def adorned(self, clause: Clause) -> Clause:
         """Aggiunge ciò che il verbo ammette: un'aggiunta, un avverbio.
@@ -1587,7 +1715,8 @@ class Writer:
         """A volte, dopo un gruppo, un genitivo; o una relativa, se è l'ultimo della sua parte."""
         if not isinstance(who, NounPhrase) or who.opener not in ("der", "ein"):
             return who
-        if "own" in who.noun.kinds and who.opener == "der" and self.dice.chance(0.1):
+        owned = "own" in who.noun.kinds and "owned" not in verb.marks
+        if owned and who.opener == "der" and self.dice.chance(0.1):
             return who._replace(after=self.genitive(who))
         if last and self.dice.chance(0.15):
             return who._replace(after=self.relative(who, verb))
@@ -1602,26 +1731,27 @@ class Writer:
     def relative(self, who: NounPhrase, verb: Verb) -> Words:
         """Una relativa con un altro verbo; nulla, se non si saprebbe chi fa e chi subisce."""
         self.tags.add("relative")
-        persons, self.persons = self.persons, SPEAKERS
+        before = self.persons, self.contrast
+        self.persons, self.contrast = SPEAKERS, False
         subjects = [it for it in self.words.subjects_for(who.noun) if it is not verb]
         places = [it for it in self.words.places_for(who.noun) if it[0] is not verb]
         if subjects and (not places or self.dice.chance(0.5)):
             words = self.as_subject(who, self.dice.pick(subjects))
         else:
             words = self.as_object(who, *self.dice.pick(places)) if places else SILENCE
-        self.persons = persons
+        self.persons, self.contrast = before
         return words
 
     def as_subject(self, who: NounPhrase, verb: Verb) -> Words:
-        """Una relativa di cui il nome è il soggetto."""
-        clause = self.clause(verb, who)
+        """Una relativa di cui il nome è il soggetto; senza tempo, che sembrerebbe dell'altra."""
+        clause = self.clause(verb, who)._replace(time=SILENCE)
         if any(blurred(who, other, verb, role) for role, other in clause.roles):
             return SILENCE
         return relative_subject(who, clause)
 
     def as_object(self, who: NounPhrase, verb: Verb, role: Role) -> Words:
         """Una relativa di cui il nome è un complemento."""
-        clause = self.clause(verb, self.subject(verb.subject, who), role)
+        clause = self.clause(verb, self.subject(verb.subject, who), role)._replace(time=SILENCE)
         if blurred(who, clause.subject, verb, role):
             return SILENCE
         self.combinations.add(f"{verb.lemma} {who.noun.lemma}")
@@ -1636,7 +1766,7 @@ class Writer:
         """
         verb = self.dice.pick(self.words.full)
         clause = self.clause(verb, self.subject(verb.subject))
-        clear = clause.time is not SILENCE and clause.subject is not PRONOUNS["sie"]
+        clear = clause.time is not SILENCE and clause.subject != PRONOUNS["sie"]
         front = clear and self.dice.chance(0.6)
         subject = self.detailed(clause.subject, verb, last=True)
         roles = tuple(
@@ -1667,7 +1797,7 @@ class Writer:
         why = self.dice.chance(0.25)
         return Words(
             [*(["warum"] if why else []), *german_verb_first(clause), "?"],
-            [*(["perché"] if why else []), *italian_clause(clause), "?"],
+            [*(["perché"] if why else []), *italian_question(clause), "?"],
         )
 
     def who_question(self) -> Words:
@@ -1693,7 +1823,8 @@ class Writer:
     def circumstance_question(self) -> Words:
         """«Wo arbeitet der Lehrer?», «Wann kommt er an?»: dove non lavora, nessuno lo chiede."""
         german, italian, verbs = self.dice.pick(self.words.circumstances)
-        clause = self.completed(self.begun(self.dice.pick(verbs), self.known(PERSON), True))
+        verb = self.dice.pick(verbs)
+        clause = self.completed(self.begun(verb, self.known(verb.subject), True))
         return Words(
             [german, *german_verb_first(clause), "?"], [italian, *italian_inverted(clause), "?"]
         )
@@ -1772,7 +1903,10 @@ class Writer:
     def errand(self) -> Words:
         """«Die Frau geht zum Bahnhof, um ihren Bruder zu treffen.»"""
         verb = self.dice.pick(self.words.by_mark["going"])
-        going = self.clause(verb, self.actor(), positive=True)._replace(time=SILENCE, extra=())
+        who = self.actor()
+        while is_unknown(who):
+            who = self.actor()
+        going = self.clause(verb, who, positive=True)._replace(time=SILENCE, extra=())
         verb = self.dice.pick(self.words.by_mark["errand"])
         return aimed(going, self.completed(Clause(going.subject, verb, Tense.PRESENT)))
 
@@ -1831,7 +1965,7 @@ class Writer:
     def compound(self) -> Words:
         """Due frasi qualsiasi unite da «und», «aber»."""
         first = self.part(STATEMENTS)
-        self.persons = SPEAKERS
+        self.persons, self.contrast = [it for it in SPEAKERS if it not in self.said], True
         second = self.part(STATEMENTS)
         german, italian = self.dice.pick([("und", "e"), ("aber", "ma")])
         return Words(
@@ -1908,9 +2042,9 @@ def pairs(seed: int, count: int, split: str | None = None) -> Iterator[Pair]:
     return itertools.islice(chosen, count)
 
 
-TWOFOLD = ("alt ", "kurz ", "tragen ")
-"""Le parole che l'italiano dice in più modi, secondo il nome: vecchio o anziano, portare o
-indossare.
+TWOFOLD = ("alt ", "gut ", "kurz ", "tragen ")
+"""Le parole che l'italiano dice in più modi, secondo il nome: vecchio o anziano, buono o bravo,
+portare o indossare.
 
 Di un incontro mai visto nessuno saprebbe quale: i loro non si tengono da parte.
 """

@@ -92,7 +92,7 @@ cibo: f torta torte, f mela mele, m formaggio formaggi, m panino panini
 superficie: m tavolo tavoli, f finestra finestre, m piatto piatti, m specchio specchi
 macchina: f bicicletta biciclette, m orologio orologi, f lampada lampade, f sedia sedie
 abito: f camicia camicie, f gonna gonne, m vestito vestiti, f giacca giacche
-luogo: m giardino, f biblioteca, f piazza, m cortile, m parco, f officina, f scuola, m mercato
+luogo: m giardino, f stanza, m museo, m cortile, m parco, m bosco, m prato, m salone
 accessorio: m cappello cappelli, m ombrello ombrelli, m zaino zaini, f valigia valigie
 ottica: m cannocchiale cannocchiali, m binocolo binocoli, m telescopio telescopi
 luce: f lanterna lanterne, f candela candele, f torcia torce, f lente lenti
@@ -120,7 +120,7 @@ spinta: f vela, m vapore, m motore, m remi
 VERB_CARDS = """
 vedere persona animale cielo barca edificio pianta: osserva osservano, guarda guardano
 vedere persona animale cielo barca edificio pianta: scruta scrutano, ammira ammirano
-incontrare persona: saluta salutano, incontra incontrano, aspetta aspettano, cerca cercano
+incontrare persona: saluta salutano, incontra incontrano, aspetta aspettano, invita invitano
 disegnare persona animale barca edificio pianta: disegna disegnano, ritrae ritraggono
 disegnare persona animale barca edificio pianta: abbozza abbozzano, dipinge dipingono
 scrivere scritto: scrive scrivono, firma firmano, corregge correggono, copia copiano
@@ -188,13 +188,14 @@ LINK_CARDS = """
 con: persona accessorio, persona ottica, persona luce, persona penna, persona lama
 con: persona panno, persona attrezzo, animale ornamento, barca armamento, edificio esterno
 con: scritto segno, lettura segno, cibo farcitura, superficie parte, macchina parte
-con: abito rifinitura, vedere ottica, leggere luce, disegnare penna, scrivere penna, tagliare lama
-con: pulire panno, riparare attrezzo
-in: animale recinto, vedere luogo, incontrare luogo, disegnare luogo, scrivere luogo
-in: tagliare luogo, pulire luogo, riparare luogo, leggere luogo, comprare luogo, riposare luogo
-in: lavorare luogo
+con: abito rifinitura, vedere ottica, vedere luce, leggere luce, luogo luce, disegnare penna
+con: disegnare panno, scrivere penna, scrivere segno, tagliare lama, pulire panno
+con: riparare attrezzo, incontrare accessorio, incontrare luce, incontrare panno
+in: animale recinto, edificio luogo, pianta luogo, recinto luogo, incontrare luogo, scrivere luogo
+in: tagliare luogo, leggere luogo, comprare luogo, riposare luogo, lavorare luogo
 di: edificio persona, animale persona, barca persona, lettura persona, abito persona
-di: macchina persona, lettura materia, abito tessuto, superficie materiale, barca materiale
+di: macchina persona, recinto persona, lettura materia, abito tessuto, superficie materiale
+di: barca materiale
 a: abito fantasia, barca spinta, regalare persona
 da: abito uso, comprare persona
 """
@@ -202,6 +203,10 @@ da: abito uso, comprare persona
 
 BARE = frozenset({"materia", "tessuto", "materiale", "fantasia", "uso", "spinta"})
 """Le classi dei nomi che dopo la preposizione non vogliono l'articolo."""
+
+
+ORDER = ("di", "da", "a", "con", "in")
+"""Le preposizioni nell'ordine in cui seguono un capo: «il gatto della sarta con il campanello»."""
 
 
 @cache
@@ -293,6 +298,19 @@ Choice = TypeVar("Choice")
 ANIMATE = {"persona", "animale"}
 """Le classi dei nomi che possono fare da soggetto."""
 
+NARROW = {"incontrare", "tagliare"}
+"""Le classi dei verbi che si dicono soltanto dei loro oggetti."""
+
+
+def could_take(verb: Verb, noun: Noun) -> bool:
+    """Vero se chi legge potrebbe prendere il nome per l'oggetto del verbo.
+
+    Un martello si guarda, si compra, si smonta; non si saluta e non si affetta.
+    """
+    if noun.kind in verb.objects or verb.kind in {"vedere", "disegnare"}:
+        return True
+    return verb.kind not in NARROW and noun.kind not in ANIMATE | BARE
+
 
 @dataclass(frozen=True)
 class Group:
@@ -373,9 +391,9 @@ class Writer:
         return Tree("NP", tuple(leaves))
 
     def phrase(
-        self, head: Noun | Verb, sites: Sequence[Noun | Verb], used: set[str]
-    ) -> tuple[Tree, Noun] | None:
-        """Un sintagma preposizionale legato a `head`, con il suo nome; None se non si può.
+        self, head: Noun | Verb, sites: Sequence[Noun | Verb], used: Sequence[str]
+    ) -> tuple[Tree, str, Noun] | None:
+        """Un sintagma legato a `head`, con la sua preposizione e il suo nome; None se non si può.
 
         Si può se, fra tutti i capi a cui la posizione permetterebbe di legarlo, il significato ne
         ammette uno solo.
@@ -383,18 +401,18 @@ class Writer:
         Argomenti:
             head: il capo.
             sites: tutti i capi visibili, `head` compreso.
-            used: le preposizioni già usate con quel capo; vi si aggiunge questa.
+            used: le preposizioni già usate con quel capo; questa le segue nell'ordine.
         """
-        options = [link for link in links_of(head.kind) if link[1] not in used]
+        later = ORDER[1 + ORDER.index(used[-1]) :] if used else ORDER
+        options = [link for link in links_of(head.kind) if link[1] in later]
         if not options:
             return None
         _, preposition, kind = self.pick(options)
         noun, plural = self.noun([kind])
         if [site for site in sites if fits(site, preposition, noun)] != [head]:
             return None
-        used.add(preposition)
         self.pairs.add((head.singular, preposition, noun.singular))
-        return self.prepositional(preposition, noun, plural), noun
+        return self.prepositional(preposition, noun, plural), preposition, noun
 
     def prepositional(self, preposition: str, noun: Noun, plural: bool) -> Tree:
         """Preposizione e nome: nudo, o con l'articolo, che se può si fonde con la preposizione."""
@@ -433,7 +451,7 @@ class Writer:
         """I sintagmi preposizionali di un capo, ciascuno con la sua probabilità.
 
         Ci si ferma al primo che manca, e dopo il nome di una persona: ciò che segue potrebbe
-        sembrare suo. Una preposizione non si ripete.
+        sembrare suo. Le preposizioni seguono `ORDER`, e nessuna si ripete.
 
         Argomenti:
             head: il capo.
@@ -445,15 +463,17 @@ class Writer:
             I sintagmi, e i nomi a cui ciò che segue si potrebbe legare.
         """
         trees: list[Tree] = []
-        heads, used = list(nouns_before), set[str]()
+        heads, used = list(nouns_before), list[str]()
         for probability in chances:
             sites: list[Noun | Verb] = [verb, *heads] if verb else [*heads]
             attached = self.phrase(head, sites, used) if self.chance(probability) else None
             if attached is None:
                 break
-            trees.append(attached[0])
-            heads.append(attached[1])
-            if attached[1].kind == "persona":
+            tree, preposition, noun = attached
+            trees.append(tree)
+            used.append(preposition)
+            heads.append(noun)
+            if noun.kind == "persona":
                 break
         return trees, heads
 
@@ -462,36 +482,44 @@ class Writer:
         if self.chance(0.5):
             if [head for head in heads if head.kind in ANIMATE] != [noun]:
                 return None
-            clause = Tree("S", (self.verb_phrase(noun.kind, plural, deep=False),))
+            verb = self.verb(noun.kind, deep=False)
+            clause = Tree("S", (self.verb_phrase(verb, plural, deep=False),))
         else:
             takers = [verb for verb in verbs() if noun.kind in verb.objects]
             if not takers:
                 return None
             verb = self.pick(takers)
-            if [head for head in heads if head.kind in verb.objects] != [noun]:
+            if [head for head in heads if could_take(verb, head)] != [noun]:
                 return None
             subject, several = self.noun(["persona"])
             form = Tree("VB", word=verb.plural if several else verb.singular)
             clause = Tree("S", (self.simple(subject, several), Tree("VP", (form,))))
         return Tree("SBAR", (Tree("WP", word="che"), clause))
 
-    def verb_phrase(self, subject: str, plural: bool, deep: bool) -> Tree:
-        """Un verbo con ciò che lo segue.
+    def verb(self, subject: str, deep: bool) -> Verb:
+        """Un verbo che quella classe di soggetti può avere.
 
         Argomenti:
             subject: la classe del soggetto.
+            deep: vero se può reggere un'altra frase.
+        """
+        kind = self.pick([kind for kind in verb_kinds(subject) if deep or kind != "dire"])
+        return self.pick([it for it in verbs() if it.kind == kind])
+
+    def verb_phrase(self, verb: Verb, plural: bool, deep: bool) -> Tree:
+        """Un verbo con ciò che lo segue.
+
+        Argomenti:
+            verb: il verbo.
             plural: vero se il soggetto è al plurale.
             deep: vero se può contenere un'altra frase.
         """
-        kinds = [kind for kind in verb_kinds(subject) if deep or kind != "dire"]
-        kind = self.pick(kinds)
-        verb = self.pick([it for it in verbs() if it.kind == kind])
         parts = [Tree("VB", word=verb.plural if plural else verb.singular)]
-        if kind == "dire":
+        if verb.kind == "dire":
             clause = Tree("S", self.clause(deep=False))
             return Tree("VP", (*parts, Tree("SBAR", (Tree("IN", word="che"), clause))))
         if self.chance(0.15):
-            adverb = self.pick(("spesso", "volentieri", "sempre", "ancora"))
+            adverb = self.pick(("spesso", "volentieri", "sempre", "talvolta"))
             parts.append(Tree("ADVP", (Tree("RB", word=adverb),)))
         heads: tuple[Noun, ...] = ()
         if verb.objects:
@@ -509,11 +537,13 @@ class Writer:
         return self.nominal(verb.objects, deep, verb)
 
     def coordinated(self, kinds: Sequence[str]) -> Group:
-        """Due sintagmi nominali semplici, uniti da «e»."""
+        """Due sintagmi nominali uniti da «e»; un aggettivo dopo il secondo sembrerebbe di tutti."""
         first, several = self.noun(kinds)
         others = [noun for kind in kinds for noun in nouns(kind) if noun != first]
         second, plural = self.pick(others), self.chance(0.3)
-        left, right = self.simple(first, several), self.simple(second, plural)
+        left = self.simple(first, several)
+        word = Tree("NN", word=second.plural if plural else second.singular)
+        right = Tree("NP", (self.determiner(second, plural), word))
         return Group(Tree("NP", (left, Tree("CC", word="e"), right)), (first, second), plural=True)
 
     def clause(self, deep: bool) -> tuple[Tree, Tree]:
@@ -523,12 +553,24 @@ class Writer:
         return subject.tree, self.predicate(kind, subject.plural, deep)
 
     def predicate(self, subject: str, plural: bool, deep: bool) -> Tree:
-        """Un sintagma verbale, o due coordinati; il primo allora non contiene altre frasi."""
-        if not self.chance(0.15):
-            return self.verb_phrase(subject, plural, deep)
-        first = self.verb_phrase(subject, plural, deep=False)
-        second = self.verb_phrase(subject, plural, deep)
-        return Tree("VP", (first, Tree("CC", word="e"), second))
+        """Un sintagma verbale, o due con verbi diversi.
+
+        Il primo di due ha un oggetto e nessun'altra frase: in «gioca e corre nel cortile» il luogo
+        sembrerebbe di entrambi. In fondo a «dice che» se ne trova uno solo.
+        """
+        if not (deep and subject == "persona" and self.chance(0.15)):
+            return self.verb_phrase(self.verb(subject, deep), plural, deep)
+        first, second = self.verb(subject, deep=False), self.verb(subject, deep)
+        while not first.objects or second == first:
+            first = self.verb(subject, deep=False)
+        return Tree(
+            "VP",
+            (
+                self.verb_phrase(first, plural, deep=False),
+                Tree("CC", word="e"),
+                self.verb_phrase(second, plural, deep),
+            ),
+        )
 
     def sentence(self) -> Tree:
         """Una frase intera: semplice, coordinata, o preceduta da una subordinata."""

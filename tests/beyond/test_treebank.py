@@ -15,6 +15,8 @@ from attention.beyond.treebank import (
     BARE,
     ENDINGS,
     LONGEST,
+    NOUN_CARDS,
+    ORDER,
     SHORTEST,
     STEMS,
     Example,
@@ -29,6 +31,7 @@ from attention.beyond.treebank import (
     attachments,
     cards,
     compose,
+    could_take,
     fits,
     indefinite,
     lexicon,
@@ -73,9 +76,13 @@ VOWEL = {
 """I nomi del lessico che cominciano per vocale, al singolare."""
 
 INSTRUMENTS = {
-    "osserva guarda scruta ammira": "cannocchiale binocolo telescopio",
-    "disegna ritrae abbozza dipinge": "penna matita pennarello pastello",
-    "scrive firma corregge copia": "penna matita pennarello pastello",
+    "osserva guarda scruta ammira": (
+        "cannocchiale binocolo telescopio lanterna candela torcia lente"
+    ),
+    "disegna ritrae abbozza dipinge": (
+        "penna matita pennarello pastello straccio spugna panno asciugamano"
+    ),
+    "scrive firma corregge copia": ("penna matita pennarello pastello timbro dedica sigla disegno"),
     "taglia affetta divide sminuzza": "coltello coltellino affettatrice lama",
     "pulisce lava asciuga lucida": "straccio spugna panno asciugamano",
     "ripara smonta aggiusta monta": "martello cacciavite pinza tenaglia",
@@ -115,7 +122,7 @@ def examples() -> list[Example]:
 @pytest.fixture(scope="module")
 def corpus() -> Treebank:
     """Un corpus abbastanza grande perché ogni parola vi compaia."""
-    return treebank(1, train=2500, dev=60, test=60)
+    return treebank(1, train=6000, dev=60, test=60)
 
 
 def nodes(tree: Tree) -> list[Tree]:
@@ -243,6 +250,93 @@ def test_relative_verbs_agree_with_what_they_modify(examples):
     assert checked > 50
 
 
+def test_a_relative_clause_is_said_of_one_noun(examples):
+    """«I cuochi con un martello che lo scultore guarda»: anche il martello si guarda."""
+    kinds = {form: name for name, _ in cards(NOUN_CARDS) for it in nouns(name)
+             for form in (it.singular, it.plural)}  # fmt: skip
+    which = {form: it for it in verbs() for form in (it.singular, it.plural)}
+    bare = {"materia", "tessuto", "materiale", "fantasia", "uso", "spinta"}
+    seen = Counter()
+    for example in examples:
+        for node in nodes(example.tree):
+            last = node.children[-1]
+            if (
+                node.label != "NP"
+                or last.label != "SBAR"
+                or last.children[1].children[0].label == "VP"
+            ):
+                continue
+            verb, before = which[last.words[-1]], node.children[:-1]
+            others = [kinds[word] for it in before[1:] for word in it.words if word in kinds]
+            seen[verb.kind, bool(others)] += 1
+            for kind in others:
+                assert kind not in verb.objects
+                assert verb.kind not in ("vedere", "disegnare")
+                if verb.kind not in ("incontrare", "tagliare"):
+                    assert kind in {"persona", "animale"} | bare, example.tree
+    assert len({kind for kind, _ in seen}) > 8
+    assert sum(count for (_, several), count in seen.items() if several) > 3
+
+
+def test_could_take_by_hand():
+    """Un martello si guarda e si smonta; non si saluta e non si affetta."""
+    which = {it.singular: it for it in verbs()}
+    hammer, child = nouns("attrezzo")[0], nouns("persona")[0]
+    taken = [
+        verb
+        for verb in ("guarda", "dipinge", "smonta", "saluta", "affetta")
+        if could_take(which[verb], hammer)
+    ]
+    assert taken == ["guarda", "dipinge", "smonta"]
+    taken = [
+        verb for verb in ("guarda", "dipinge", "smonta", "saluta") if could_take(which[verb], child)
+    ]
+    assert taken == ["guarda", "dipinge", "saluta"]
+    assert not could_take(which["smonta"], nouns("materia")[0])
+
+
+def test_prepositions_of_a_head_follow_an_order(examples):
+    """«Il gatto della sarta con il campanello», mai «con il campanello della sarta»."""
+    stems, seen = ("d[ie]", "da", "a", "con", "in|ne"), 0
+    for example in examples:
+        for node in nodes(example.tree):
+            said = [it.words[0] for it in node.children if it.label == "PP"]
+            places = [
+                next(at for at, stem in enumerate(stems) if re.match(stem, word)) for word in said
+            ]
+            assert places == sorted(set(places)), said
+            seen += len(places) > 1
+    assert seen > 20
+    assert ORDER == ("di", "da", "a", "con", "in")
+
+
+def test_the_first_of_two_verbs_is_complete():
+    """«Corre e dorme nel cortile» no: il cortile sembrerebbe di tutti e due; né «corre e corre»."""
+    writer, seen = Writer(random.Random(4)), 0
+    which = {form: it for it in verbs() for form in (it.singular, it.plural)}
+    for _ in range(600):
+        words = [it for it in writer.predicate("persona", False, True).children if it.label == "VP"]
+        if len(words) == 2:
+            assert words[0].words[0] != words[1].words[0]
+            assert which[words[0].words[0]].objects
+            seen += 1
+        for kind, deep in (("persona", False), ("animale", True)):
+            one = writer.predicate(kind, False, deep)
+            assert [it.label for it in one.children].count("VP") == 0
+    assert seen > 60
+
+
+def test_the_second_of_two_nouns_has_no_adjective(examples):
+    """«Gli scoiattoli e i cani stanchi»: stanchi tutti?"""
+    seen = 0
+    for example in examples:
+        for node in nodes(example.tree):
+            if node.label == "NP" and [it.label for it in node.children] == ["NP", "CC", "NP"]:
+                assert len(node.children[2].children) == 2
+                seen += 1
+    assert seen > 30
+
+
 def test_adjectives_agree_with_their_nouns(examples):
     """Dopo «il» in -o, dopo «la» in -a, dopo «i» in -i, dopo «le» in -e; «giovane» a parte."""
     endings = {"il": "o", "un": "o", "lo": "o", "la": "a", "una": "a", "i": "i", "le": "e"}
@@ -330,7 +424,7 @@ def test_a_sentence_has_one_tree(examples):
     rng = random.Random(9)
     known: dict[tuple[str, ...], Tree] = {}
     again = 0
-    for tree in [*(it.tree for it in examples), *(compose(rng).tree for _ in range(800))]:
+    for tree in [*(it.tree for it in examples), *(compose(rng).tree for _ in range(5000))]:
         again += tree.words in known
         assert known.setdefault(tree.words, tree) == tree
     assert again > 0
@@ -407,7 +501,7 @@ def test_an_ambiguous_phrase_is_not_written():
     written = Counter()
     for seed in range(200):
         for thing in (boy, ship):
-            attached = Writer(random.Random(seed)).phrase(look, [look, thing], {"in"})
+            attached = Writer(random.Random(seed)).phrase(look, [look, thing], ["a"])
             written[thing.singular] += attached is not None
     assert written == {"ragazzo": 0, "nave": 200}
 
@@ -528,7 +622,7 @@ def test_parts_are_divided_by_their_links(corpus):
 def test_sentences_are_all_different(corpus):
     """In ogni parte e fra una parte e l'altra."""
     every = [tree.words for part in vars(corpus).values() for tree in part]
-    assert len(set(every)) == len(every) == 2620
+    assert len(set(every)) == len(every) == 6120
 
 
 def test_words_of_dev_and_test_are_seen_in_training(corpus):
