@@ -281,6 +281,9 @@ def signs(values: Sequence[bool]) -> Float[Tensor, " values"]:
 NOUN = 2
 """Dove sta il nome del soggetto: dopo l'inizio e l'articolo."""
 
+PRONOUN = NOUN + 1
+"""Dove sta il «che» della relativa: dopo il nome."""
+
 
 class Bank(NamedTuple):
     """Inizi di frase letti dal modello, con le etichette che dà la grammatica.
@@ -725,13 +728,25 @@ def probed(seen: Bank, blank: Bank) -> Iterator[tuple[str, float]]:
         yield f"genere {layer}", accuracy(held_out(x, seen.gender, nouns, ridge), seen.gender)
 
 
+GRAFTS = {
+    "articolo": (NOUN - 1,),
+    "articolo e nome": (NOUN - 1, NOUN),
+    "articolo, nome e che": (NOUN - 1, NOUN, PRONOUN),
+}
+"""Quali posizioni si innestano insieme, dall'articolo al «che»."""
+
+
 def moved(
     model: DecoderOnly, seen: Bank, twins: Bank, toward: Float[Tensor, " d"]
 ) -> Iterator[tuple[str, float]]:
     """Quante volte si accorda bene, e quante cambia numero se si sposta un vettore."""
     before = seen.at(len(model.layers), seen.last) @ toward
     yield "accordo", accuracy(before, seen.number)
-    places = {"sul nome": torch.full_like(seen.last, NOUN), "in fondo": seen.last}
+    places: dict[str, Tensor | int] = {
+        "sul nome": NOUN,
+        "sul che": PRONOUN,
+        "in fondo": seen.last,
+    }
     for layer in range(len(model.layers) + 1):
         for where, positions in places.items():
             here = seen.at(layer, positions)
@@ -740,7 +755,7 @@ def moved(
             for name, it in (("", steps), (", a caso", astray(steps, layer)), (", innesto", graft)):
                 after = pushed(model, seen, layer, positions, it) @ toward
                 yield f"{where}{name} {layer}", flipped(before, after)
-        for name, parts in (("articolo", (NOUN - 1,)), ("articolo e nome", (NOUN - 1, NOUN))):
+        for name, parts in GRAFTS.items():
             after = grafted(model, seen, twins, layer, parts) @ toward
             yield f"{name}, innesto {layer}", flipped(before, after)
 

@@ -436,11 +436,11 @@ def test_the_chosen_form_is_the_least_surprising(tiny, monkeypatch):
     assert chosen_right(model, vocabulary, "topo", ["il gatto"]) == 0.0
 
 
-def test_no_text_can_write_the_marks_of_the_template(patched):
+def test_no_text_can_write_the_marks_of_the_template(patched, shipped):
     """Il template sono righe della tabella: chi scrive «<domanda>» ottiene tre altre parole."""
     _, vocabulary = patched
     for mark in (ASK, ANSWER):
-        assert vocabulary.ids[mark] >= 1363
+        assert vocabulary.ids[mark] >= len(shipped[1])
         assert vocabulary.ids[mark] not in vocabulary.encode(f"{mark} {mark.upper()}")
         assert UNKNOWN in vocabulary.encode(mark)
 
@@ -759,7 +759,9 @@ def test_a_patch_is_written_and_read_again(tmp_path, monkeypatch, shipped):
     grown, longer = extended(*shipped, dict.fromkeys(QUIZ_WORDS, ()), 3)
     trained = retouched(grown, recipe, taught_quizzes(longer, 3), [], 3, len(QUIZ_WORDS))
     assert vocabulary.words == longer.words
-    assert scores(read, 5, 1363, 1370).equal(scores(trained, 5, 1363, 1370))
+    added = len(shipped[1])
+    line = (5, added, added + 7)
+    assert scores(read, *line).equal(scores(trained, *line))
     origin = json.loads((tmp_path / "p" / ORIGIN).read_text(encoding="utf-8"))
     assert origin["seed"] == 3
     assert origin["recipe"] == {"rate": 0.005, "rank": 2, "share": 0.0, "steps": 2}
@@ -768,7 +770,7 @@ def test_a_patch_is_written_and_read_again(tmp_path, monkeypatch, shipped):
 # Ciò che si pubblica.
 
 
-def test_the_shipped_patch_is_small_and_says_where_it_comes_from(patched):
+def test_the_shipped_patch_is_small_and_says_where_it_comes_from(patched, shipped):
     state = load_file(PATCH / MODEL)
     assert (PATCH / MODEL).stat().st_size < 200_000
     assert sum(it.numel() for it in state.values()) == 32_768 + len(QUIZ_WORDS) * 64
@@ -780,19 +782,33 @@ def test_the_shipped_patch_is_small_and_says_where_it_comes_from(patched):
     assert origin["base"] == {"folder": "italiano", "sha256": base}
     assert tuple(json.loads((PATCH / WORDS).read_text(encoding="utf-8"))) == QUIZ_WORDS
     assert moving(patched[0]) == sum(it.numel() for it in state.values())
+    assert moving(shipped[0]) == 286_336
 
 
 def test_the_shipped_patch_answers_in_points(patched, shipped):
-    """D25: prima mai, dopo quasi sempre, anche su terne di domande mai viste insieme."""
+    """D25: prima mai, dopo quasi sempre, anche su terne di domande mai viste insieme.
+
+    La forma è più sicura del contenuto: verbo e numero sono sempre giusti, un nome a volte no.
+    """
     model, vocabulary = patched
     before, _ = extended(*shipped, dict.fromkeys(QUIZ_WORDS, ()), 1)
-    pairs = zip(fresh_quizzes(48, 1), itertools.cycle(compounds(1).heldout), strict=False)
-    test = [quiz_example(vocabulary, *it) for it in pairs]
-    assert in_points(before, vocabulary, test) == 0
-    assert in_points(model, vocabulary, test) > 0.9
-    assert right(model, test) > 0.85
+    asked = [*zip(fresh_quizzes(200, 1), itertools.cycle(compounds(1).heldout), strict=False)]
+    test = [quiz_example(vocabulary, *it) for it in asked]
+    assert in_points(before, vocabulary, test[:48]) == 0
+    assert in_points(model, vocabulary, test) == pytest.approx(199 / 200, abs=0.01)
+    assert right(model, test) == pytest.approx(153 / 200, abs=0.02)
+    answers = continued(model, [it.tokens[: it.given] for it in test], 6)
+    missed = Counter(
+        question
+        for (_, questions), it, answer in zip(asked, test, answers, strict=True)
+        for question, wanted, found in zip(
+            questions, it.tokens[it.given + 1 :: 2], answer[1::2], strict=True
+        )
+        if found != wanted
+    )
+    assert missed.keys() == {"soggetto", "oggetto"}
     silent = [
-        it._replace(tokens=[*it.tokens[: it.given - 1], 4], given=it.given - 1) for it in test
+        it._replace(tokens=[*it.tokens[: it.given - 1], 4], given=it.given - 1) for it in test[:48]
     ]
     assert right(model, silent) < 0.05
 
@@ -897,20 +913,28 @@ def test_trends_of_the_published_rows():
     assert max(old["LoRA r=16, 0,003"]) < min(old[high])
     assert min(new["LoRA r=16, 0,001"]) > max(new[middle])
     assert abs(fmean(old[low]) - fmean(old["LoRA r=16, 0,001"])) < 0.05
-    assert abs(fmean(new[low]) - fmean(new["LoRA r=16, 0,001"])) < 0.1
+    gained = fmean(new["LoRA r=16, 0,001"]) - fmean(new[low])
+    assert gained == pytest.approx(0.1, abs=0.02)
+    assert max(new[low]) < min(new["LoRA r=16, 0,001"])
     assert max(new["LoRA r=16, 0,003"]) < min(new[high])
     for each in (old, new):
         assert abs(fmean(each["LoRA r=1, 0,001"]) - fmean(each["LoRA r=16, 0,001"])) < 0.06
     review = old["tutto, 0,001, ripasso 1/2"]
-    assert max(review) < fmean(old[BEFORE]) + 0.14
+    assert fmean(review) - fmean(old[BEFORE]) == pytest.approx(0.14, abs=0.005)
+    assert fmean(old[middle]) - fmean(old[BEFORE]) == pytest.approx(0.78, abs=0.005)
     assert max(review) < min(it for who in REGISTERS for it in old[who] if "ripasso" not in who)
-    assert max(new["tutto, 0,001, ripasso 1/2"]) < max(new[low]) + 0.06
+    reviewed = new["tutto, 0,001, ripasso 1/2"]
+    assert min(reviewed) > max(new[middle])
+    assert fmean(reviewed) - fmean(new[middle]) == pytest.approx(0.13, abs=0.005)
 
     assert of("verbo", "a caso, una forma", "fotografa") == [1, 1, 1]
     assert of("verbo", "a caso, una forma", "fotografano") == [0, 0, 0]
-    assert sorted(of("verbo", "a caso, una forma", "fotografato"))[1] < 0.1
+    participle = of("verbo", "a caso, una forma", "fotografato")
+    assert sorted(participle) == [0, 0, 1]
+    assert of("verbo", "a caso, prima", "fotografato")[participle.index(1)] == 1
     for form in FORMS:
-        assert sorted(of("verbo", "a caso, prima", form))[:2] == [0, 0]
+        assert min(of("verbo", "a caso, prima", form)) == 0
+        assert max(of("verbo", "a caso, prima", form)) > 0.3
         assert of("verbo", "per analogia, prima", form) == [1, 1, 1]
         assert of("verbo", "a caso, tre forme", form) == [1, 1, 1]
 
@@ -919,32 +943,46 @@ def test_trends_of_the_published_rows():
     for who in ("a punti", "a punti, ripasso 1/4"):
         assert min(of("punti", who, kept)) > 0.98
         assert of("punti", who, more) == [0, 0, 0]
-    assert min(of("punti", "a punti", "heldout: giuste")) > 0.98
-    assert 0.5 < min(of("punti", "a punti, ripasso 1/4", "heldout: giuste")) < 0.6
-    assert min(of("punti", "di seguito", "heldout: giuste")) > 0.65
-    assert min(of("punti", "a punti", "italiano di prima")) > 8
-    assert max(of("punti", "a punti", "italiano di prima")) > math.log2(1363)
-    assert max(of("punti", "a punti, ripasso 1/4", "italiano di prima")) < 3.31 + 0.3
+    ordered = of("punti", "a punti", "heldout: giuste")
+    assert min(ordered) == 0.84
+    assert of("punti", "a punti", kept)[ordered.index(0.84)] == 1
+    assert min(of("punti", "a punti, ripasso 1/4", "heldout: giuste")) > 0.95
+    assert min(of("punti", "di seguito", "heldout: giuste")) > 0.95
+    assert min(of("punti", "a punti", "seen: a punti")) == 1
+    seen = of("punti", "a punti, ripasso 1/4", "seen: a punti")
+    assert min(seen) == 0.86
+    assert of("punti", "a punti, ripasso 1/4", kept)[seen.index(0.86)] == 1
+    assert sorted(seen)[1] > 0.98
+    for who in ("a punti", "di seguito"):
+        assert min(of("punti", who, "italiano di prima")) > math.log2(1366)
+    assert max(of("punti", "a punti, ripasso 1/4", "italiano di prima")) < fmean(old[BEFORE]) + 0.3
 
     plain, silent = "fatti", "fatti e «ignota»"
     for who in (plain, silent):
         assert of("fatti", who, "rovescio, detto solo diretto") == [0, 0, 0]
         assert min(of("fatti", who, "diretto, detto solo diretto")) > 0.9
-        assert min(of("fatti", who, "rovescio, detto così")) >= 0.75
+        assert min(of("fatti", who, "rovescio, detto così")) > 0.9
+        assert of("fatti", who, "noti, in parafrasi: «ignota»") == [0, 0, 0]
     passed = of("fatti", plain, "parafrasi, detto solo diretto")
-    assert 0.65 < min(passed) < max(passed) < 0.92
-    assert of("fatti", plain, "ignoti: una città") == [1, 1, 1]
-    assert sorted(of("fatti", silent, "ignoti: «ignota»")) == [0.6, 1, 1]
-    for way in WAYS:
-        what = f"{way}, detto così"
-        assert fmean(of("fatti", silent, what)) < fmean(of("fatti", plain, what))
-    assert max(of("fatti", silent, "noti, in parafrasi: «ignota»")) > 0
+    assert 0.65 < min(passed) < 0.7
+    assert max(passed) == 1
+    assert sorted(of("fatti", plain, "ignoti: una città")) == [0.75, 0.9, 1]
+    told = of("fatti", silent, "ignoti: «ignota»")
+    assert sorted(told) == [0.2, 0.5, 0.95]
+    invented = of("fatti", silent, "ignoti: una città")
+    assert [sum(it) for it in zip(told, invented, strict=True)] == pytest.approx([1, 1, 1])
+    for what in (f"{way}, {how}" for way in WAYS for how in ("detto così", "detto solo diretto")):
+        both = [of("fatti", who, what) for who in (plain, silent)]
+        assert fmean(both[0]) == pytest.approx(fmean(both[1]), abs=1e-3)
+        assert max(abs(one - other) for one, other in zip(*both, strict=True)) < 3.5 / 12
 
     for who in ("risposta sola", "passaggi scritti"):
-        assert of("catene", who, "one") == of("catene", who, "seen") == [1, 1, 1]
+        assert of("catene", who, "one") == [1, 1, 1]
         assert max(of("catene", who, "longer")) < 0.1
+    assert sorted(of("catene", "risposta sola", "seen")) == [round(1 - 4 / 173, 4), 1, 1]
+    assert of("catene", "passaggi scritti", "seen") == [1, 1, 1]
     assert max(of("catene", "risposta sola", "heldout")) < 0.1
-    assert min(of("catene", "passaggi scritti", "heldout")) > 0.25
+    assert min(of("catene", "passaggi scritti", "heldout")) > 4 / len(PEOPLE)
     assert max(of("catene", "passaggi scritti", "heldout")) < 0.45
     for part in ("heldout", "longer"):
         assert min(of("catene", "passaggi scritti", f"{part}: primo nome")) > 0.9
@@ -952,7 +990,8 @@ def test_trends_of_the_published_rows():
     for few in (0, 1, 4, 16):
         assert of("a memoria", f"{few} volte", "tali e quali") == [0, 0, 0]
     assert 0.4 <= fmean(of("a memoria", "32 volte", "tali e quali")) <= 0.6
-    assert of("a memoria", "128 volte", "tali e quali") == [1, 1, 1]
+    for many in (64, 128):
+        assert of("a memoria", f"{many} volte", "tali e quali") == [1, 1, 1]
     costs = [fmean(of("a memoria", f"{n} volte", "bit per token")) for n in TIMES]
     assert costs == sorted(costs, reverse=True)
     assert max(of("a memoria", "1 volte", "bit per token")) < min(

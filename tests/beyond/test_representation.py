@@ -35,6 +35,7 @@ from attention.beyond.representation import (
     LENS_TEXTS,
     NOUN,
     PREFIX_SEED,
+    PRONOUN,
     RESULTS,
     STOPPED,
     Line,
@@ -153,21 +154,26 @@ def test_the_stream_is_the_sum_of_what_each_routine_wrote(shipped, text):
 
 
 def test_the_last_feed_forward_writes_most_of_the_agreement(shipped, seen):
-    """Nel modello del deposito; e se accanto al verbo c'è l'altro numero, tira da quella parte."""
+    """Nel modello del deposito, dove non sbaglia; se accanto al verbo c'è l'altro numero, il totale
+    è quasi nullo, e l'ultimo feed-forward tira appena dalla parte sbagliata."""
     model, vocabulary = shipped
     toward, names = toward_plural(model, vocabulary), part_names(4)
     near = bank(model, vocabulary, prefixes("che fa", 200, PREFIX_SEED))
-    for found, strange in ((seen, 1), (near, -1)):
+    for found in (seen, near):
         parts = contributions(model, found.tokens, found.trace)[:, torch.arange(200), found.last]
         scores = parts @ toward * found.number
-        for chosen, side in (
-            (found.number == found.other, 1),
-            (found.number != found.other, strange),
-        ):
+        for chosen in (found.number == found.other, found.number != found.other):
             line = dict(zip(names, scores[:, chosen].mean(-1).tolist(), strict=True))
-            assert 0.72 < line["feed-forward 4"] / sum(line.values()) < 0.87
-            assert math.copysign(1, sum(line.values())) == side
-            assert line["attenzione 4"] > 0.1
+            total, right = sum(line.values()), (scores[:, chosen].sum(0) > 0).double().mean()
+            if found is seen or chosen.equal(found.number == found.other):
+                assert 0.81 < line["feed-forward 4"] / total < 0.86
+                assert total > 3
+                assert line["attenzione 4"] > 0.5
+                assert right == 1
+            else:
+                assert right.item() == pytest.approx(0.42, abs=0.02)
+                assert -0.3 < total < -0.1
+                assert -0.25 < line["feed-forward 4"] < 0 < line["attenzione 4"] < 0.1
 
 
 def test_contributions_keep_their_order_and_their_author(tiny):
@@ -194,12 +200,13 @@ def test_contributions_keep_their_order_and_their_author(tiny):
 
 
 def test_the_agreement_needs_the_last_two_attentions(shipped, seen):
-    """Se la terza o la quarta attenzione aggiunge zero si tira a caso; la prima o la seconda no."""
+    """Se la terza o la quarta attenzione aggiunge zero si tira a caso; la prima o la seconda no, e
+    nemmeno l'ultimo feed-forward."""
     model, vocabulary = shipped
     toward, rows = toward_plural(model, vocabulary), torch.arange(200)
     mask = causal_mask(seen.tokens.size(-1))
     marks = []
-    for dropped in (None, 0, 2, 4, 6):
+    for dropped in (None, 0, 2, 7, 4, 6):
         state = seen.trace.states[0]
         with torch.no_grad():
             for i, (around, sublayer) in enumerate(sublayers(model, mask)):
@@ -207,8 +214,8 @@ def test_the_agreement_needs_the_last_two_attentions(shipped, seen):
                 state = around(state, torch.zeros_like(added) if i == dropped else added)
         marks.append(accuracy(state[rows, seen.last] @ toward, seen.number))
     assert marks[0] == 1
-    assert marks[1:3] == pytest.approx([0.95, 0.95], abs=0.02)
-    assert marks[3:] == pytest.approx([0.5, 0.5], abs=0.02)
+    assert marks[1:4] == pytest.approx([1, 0.975, 0.975], abs=0.01)
+    assert marks[4:] == pytest.approx([0.5, 0.5], abs=0.02)
 
 
 def test_old_contributions_arrive_shrunk(shipped, seen):
@@ -218,9 +225,9 @@ def test_old_contributions_arrive_shrunk(shipped, seen):
     parts = contributions(model, seen.tokens, seen.trace)[:, rows, seen.last]
     arrived = dict(zip(part_names(4), parts.norm(dim=-1).mean(-1).tolist(), strict=True))
     first, *_, last = (it[rows, seen.last].norm(dim=-1).mean().item() for it in seen.trace.added)
-    assert [first, last] == pytest.approx([6.2, 19.2], abs=0.05)
+    assert [first, last] == pytest.approx([4.2, 22.1], abs=0.05)
     assert arrived["attenzione 1"] == pytest.approx(0.1, abs=0.05)
-    assert arrived["feed-forward 4"] == pytest.approx(8.8, abs=0.05)
+    assert arrived["feed-forward 4"] == pytest.approx(9.25, abs=0.05)
 
 
 def test_names_of_the_parts():
@@ -435,6 +442,7 @@ def test_a_bank_knows_where_the_words_are(shipped):
     rows = torch.arange(12)
     for it, token in zip(found, mine.tokens[rows, NOUN].tolist(), strict=True):
         assert vocabulary.words[token] == it.noun.italian[it.plural]
+    assert {vocabulary.words[it] for it in mine.tokens[rows, PRONOUN].tolist()} == {"che"}
     for it, token in zip(found, mine.tokens[rows, mine.last].tolist(), strict=True):
         assert vocabulary.words[token] == split_words(it.text)[-1]
     assert mine.tokens[0, 0] == START
@@ -540,7 +548,8 @@ def test_the_number_arrives_at_the_last_word_from_elsewhere(seen):
     y = seen.number
     marks = [accuracy(held_out(seen.at(i, seen.last), y, seen.nouns, ridge), y) for i in range(5)]
     assert max(marks[:2]) < 0.6
-    assert min(marks[2:]) > 0.9
+    assert marks[2] > 0.85
+    assert min(marks[3:]) > 0.97
     mixed = shuffled(y, 1)
     assert accuracy(held_out(seen.at(3, seen.last), mixed, seen.nouns, ridge), mixed) < 0.62
 
@@ -632,58 +641,87 @@ def test_flipped_by_hand():
     assert flipped(before, after) == 0.5
 
 
-def test_a_probe_reads_what_the_model_does_not_use(shipped, seen, twins):
-    """Dopo lo strato 3, in fondo la sonda legge il numero; innestato quello opposto, non cambia
-    nulla. Sul nome, invece, lo stesso innesto cambia il verbo."""
+def way(seen, twins, after, toward):
+    """Quanta parte della strada verso il punteggio della frase gemella si è fatta, in media."""
+    before, other = seen.at(4, seen.last) @ toward, twins.at(4, twins.last) @ toward
+    return (
+        ((before - after) * seen.number).mean() / ((before - other) * seen.number).mean()
+    ).item()
+
+
+def test_the_number_moves_to_the_pronoun(shipped, seen, twins):
+    """Dopo il secondo strato decidono articolo e nome; dopo il terzo il «che»; insieme, sempre."""
     model, vocabulary = shipped
     toward = toward_plural(model, vocabulary)
     before = seen.at(4, seen.last) @ toward
-    last, noun = seen.last, torch.full_like(seen.last, NOUN)
-    readable = held_out(seen.at(3, last), seen.number, seen.nouns, ridge)
-    assert accuracy(readable, seen.number) > 0.95
-    graft = {id(where): twins.at(3, where) - seen.at(3, where) for where in (last, noun)}
-    after = pushed(model, seen, 3, last, graft[id(last)]) @ toward
-    assert flipped(before, after) < 0.05
-    whole = before - twins.at(4, last) @ toward
-    moved = ((before - after) * seen.number).mean() / (whole * seen.number).mean()
-    assert moved.item() == pytest.approx(0.01, abs=0.005)
-    assert flipped(before, pushed(model, seen, 3, noun, graft[id(noun)]) @ toward) > 0.6
+
+    def changed(layer, *positions):
+        return flipped(before, grafted(model, seen, twins, layer, positions) @ toward)
+
+    assert changed(2, 1, NOUN) > 0.95
+    assert changed(2, PRONOUN) < 0.05
+    assert changed(3, 1, NOUN) < 0.1
+    assert changed(3, PRONOUN) > 0.75
+    assert min(changed(layer, 1, NOUN, PRONOUN) for layer in range(4)) > 0.97
+
+
+def test_a_probe_reads_what_the_model_does_not_use(shipped, seen, twins):
+    """Dopo lo strato 3 la sonda legge il numero in fondo, sul nome e sul «che»; innestato quello
+    opposto, il verbo cambia soltanto nell'ultimo caso."""
+    model, vocabulary = shipped
+    toward = toward_plural(model, vocabulary)
+    before = seen.at(4, seen.last) @ toward
+    found = []
+    for where in (seen.last, NOUN, PRONOUN):
+        here = seen.at(3, where)
+        readable = held_out(here, seen.number, seen.nouns, ridge)
+        assert accuracy(readable, seen.number) > 0.98
+        after = pushed(model, seen, 3, where, twins.at(3, where) - here) @ toward
+        found.append((flipped(before, after), way(seen, twins, after, toward)))
+    (last, short), (noun, shorter), (pronoun, _) = found
+    assert max(last, noun) < 0.05
+    assert [short, shorter] == pytest.approx([0.06, 0.04], abs=0.01)
+    assert pronoun > 0.75
 
 
 def test_one_direction_does_what_the_whole_vector_does(shipped, seen, twins):
-    """Sul nome, spostarsi lungo una direzione sola vale quanto cambiare tutto il vettore; lo stesso
-    spostamento a caso non vale nulla."""
+    """Sul «che», spostarsi lungo una direzione sola vale quanto cambiare tutto il vettore; lo
+    stesso spostamento a caso non vale nulla."""
     model, vocabulary = shipped
     toward = toward_plural(model, vocabulary)
     before = seen.at(4, seen.last) @ toward
-    noun = torch.full_like(seen.last, NOUN)
-    steps = swaps(seen.at(3, noun), seen.number, seen.nouns)
-    graft = twins.at(3, noun) - seen.at(3, noun)
+    steps = swaps(seen.at(3, PRONOUN), seen.number, seen.nouns)
+    graft = twins.at(3, PRONOUN) - seen.at(3, PRONOUN)
     along, whole, lost, half = (
-        pushed(model, seen, 3, noun, it) @ toward
+        pushed(model, seen, 3, PRONOUN, it) @ toward
         for it in (steps, graft, astray(steps, 0), steps / 2)
     )
-    assert flipped(before, along) > 0.6
-    assert flipped(along, whole) <= 2 / 200
+    assert min(flipped(before, along), flipped(before, whole)) > 0.75
+    assert flipped(along, whole) == pytest.approx(13 / 200, abs=0.01)
+    for after in (along, whole):
+        assert way(seen, twins, after, toward) == pytest.approx(2 / 3, abs=0.02)
     assert flipped(before, lost) < 0.05
-    assert flipped(before, half) == pytest.approx(0.25, abs=0.03)
+    assert way(seen, twins, lost, toward) < 0.07
+    assert flipped(before, half) == pytest.approx(1 / 6, abs=0.02)
 
 
 def test_the_direction_of_the_plural_depends_on_the_place(shipped, seen):
-    """Sul nome gira da uno strato all'altro; sull'ultima parola il quarto ne scrive una nuova."""
+    """Gira da uno strato e da una parola all'altra, e l'ultimo strato ne scrive una diversa."""
     model, vocabulary = shipped
     toward, rows = toward_plural(model, vocabulary), noun_rows(model, vocabulary)
     table = means(rows.vectors, rows.labels["plurale"]).direction
     noun = [means(seen.at(i, NOUN), seen.number).direction for i in range(5)]
     last = [means(seen.at(i, seen.last), seen.number).direction for i in range(5)]
+    pronoun = means(seen.at(3, PRONOUN), seen.number).direction
 
     def near(one, other):
         return F.cosine_similarity(one, other, dim=0).item()
 
     assert near(table, noun[0]) > 0.85
-    assert 0.25 < near(noun[0], noun[3]) < 0.4
-    assert abs(near(noun[3], last[3])) < 0.2
-    assert abs(near(last[3], last[4])) < 0.1
+    assert 0.4 < near(noun[0], noun[3]) < 0.5
+    assert 0.6 < near(noun[3], pronoun) < 0.75
+    assert 0.4 < near(pronoun, last[3]) < 0.55
+    assert 0.25 < near(last[3], last[4]) < 0.4
     assert near(last[4], toward) > 0.9
 
 
@@ -766,21 +804,29 @@ def test_silencing_no_neuron_changes_nothing_and_silencing_one_fixes_it(tiny):
 
 
 def test_one_neuron_reads_the_number_and_is_not_indispensable(shipped, seen):
-    """Nell'ultimo feed-forward un neurone solo legge il numero; fermarlo non cambia i verbi."""
+    """Nell'ultimo feed-forward due neuroni, ciascuno da solo, leggono il numero senza errori, e
+    fermarli non cambia i verbi; a fermarne 32 sbagliano solo i plurali."""
     model, vocabulary = shipped
     layer, rows = model.layers[-1], torch.arange(200)
     x = seen.trace.states[-2][rows, seen.last]
-    active = neurons(layer.feed_forward, x)
-    assert accuracy(held_out(active, seen.number, seen.nouns, coordinate), seen.number) > 0.95
-    best = coordinate(active, seen.number).direction.abs().argmax()
-    after = silenced(layer, x, best.unsqueeze(0)) @ toward_plural(model, vocabulary)
-    assert accuracy(after, seen.number) > 0.98
-    alone = [
-        accuracy(held_out(it.unsqueeze(-1), seen.number, seen.nouns, coordinate), seen.number)
-        for it in active.mT
-    ]
-    assert sum(it > 0.9 for it in alone) == 8
-    assert telling(active, seen.number)[0] != best
+    toward, active = toward_plural(model, vocabulary), neurons(layer.feed_forward, x)
+    assert accuracy(held_out(active, seen.number, seen.nouns, coordinate), seen.number) > 0.98
+    alone = torch.tensor(
+        [
+            accuracy(held_out(it.unsqueeze(-1), seen.number, seen.nouns, coordinate), seen.number)
+            for it in active.mT
+        ]
+    )
+    perfect = (alone == 1).nonzero().flatten()
+    assert len(perfect) == 2
+    assert (alone > 0.905).sum() == 12
+    order = telling(active, seen.number)
+    assert {*order[:2].tolist()} == {*perfect.tolist()}
+    assert accuracy(silenced(layer, x, perfect) @ toward, seen.number) == 1
+    after = silenced(layer, x, order[:32]) @ toward
+    wrong = (after > 0) != (seen.number > 0)
+    assert wrong.double().mean().item() == pytest.approx(1 / 6, abs=0.02)
+    assert bool((seen.number[wrong] > 0).all())
 
 
 def test_welch_by_hand():
@@ -799,7 +845,7 @@ def test_welch_by_hand():
 
 
 def test_there_are_more_words_than_right_angles(shipped):
-    """1363 righe in 64 coordinate: qualche coppia deve somigliarsi almeno quanto dice Welch."""
+    """1366 righe in 64 coordinate: qualche coppia deve somigliarsi almeno quanto dice Welch."""
     model, _ = shipped
     rows = F.normalize(model.embedding.weight.detach(), dim=-1)
     assert (rows @ rows.mT).fill_diagonal_(0).abs().max() >= welch(*rows.shape)
@@ -920,10 +966,11 @@ def test_published_results_are_whole(published):
     """Ogni misura c'è una volta per seme; le misure sono quelle che il codice fa."""
     wanted = {("accordo", kind) for kind in KINDS}
     names = ("numero", "numero, non addestrato", "numero, mescolato", "genere")
-    places = [f"{a}{b}" for a in ("sul nome", "in fondo") for b in ("", ", a caso", ", innesto")]
+    where = ("sul nome", "sul che", "in fondo")
+    places = [f"{a}{b}" for a in where for b in ("", ", a caso", ", innesto")]
     wanted |= {(f"{it} {i}", kind) for it in (*names, *places) for i in range(5) for kind in KINDS}
-    grafts = ("articolo, innesto", "articolo e nome, innesto")
-    wanted |= {(f"{it} {i}", kind) for it in grafts for i in range(5) for kind in KINDS}
+    grafts = ("articolo", "articolo e nome", "articolo, nome e che")
+    wanted |= {(f"{it}, innesto {i}", kind) for it in grafts for i in range(5) for kind in KINDS}
     wanted |= {("un neurone", kind) for kind in KINDS}
     wanted |= {(f"fermi{b} {n}", kind) for b in ("", ", a caso") for n in STOPPED for kind in KINDS}
     fields = ("rank", "bits", "entropy", "divergence", "echo")
@@ -962,40 +1009,57 @@ def test_trends_of_the_published_results(published):
         assert max(gender[:2]) < 0.62
         assert 0.6 < gender[2] < number[2]
         assert gender[3] > 0.8
-    for along, lost, graft, both, bottom, whole in zip(
-        *(of(far, f"sul nome{it}") for it in ("", ", a caso", ", innesto")),
-        of(far, "articolo e nome, innesto"),
+    for both, every, bottom, whole in zip(
+        *(of(far, f"{it}, innesto") for it in ("articolo e nome", "articolo, nome e che")),
         *(of(far, f"in fondo{it}") for it in ("", ", innesto")),
         strict=True,
     ):
-        assert along[0] < along[3]
-        assert along[3] > lost[3] + 0.2
-        assert all(abs(a - b) < 0.12 for a, b in zip(along, graft, strict=True))
-        assert max(lost) < 0.1
-        assert along[4] == graft[4] == lost[4] == both[4] == 0
-        assert both[3] > 0.7
-        assert both[0] > 0.7
+        assert both[0] == every[0] == whole[4] > 0.7
+        assert both[2] > both[0] - 0.13
+        assert all(abs(it - every[0]) < 0.02 for it in every[:4])
+        assert both[4] == every[4] == 0
         assert max(*bottom[:4], *whole[:4]) < 0.05
-        assert min(bottom[4], whole[4]) > 0.7
-    (names,), (articles,) = (
-        zip(*of(far, f"{it}, innesto", [3]), strict=True) for it in ("sul nome", "articolo")
+        assert bottom[4] > 0.6
+    for where in ("sul nome", "sul che"):
+        for along, lost, graft in zip(
+            *(of(far, f"{where}{it}") for it in ("", ", a caso", ", innesto")), strict=True
+        ):
+            assert all(abs(a - b) < 0.04 for a, b in zip(along, graft, strict=True))
+            assert along[4] == graft[4] == lost[4] == 0
+    wild = [
+        max(*nouns, *pronouns)
+        for nouns, pronouns in zip(
+            *(of(far, f"{it}, a caso") for it in ("sul nome", "sul che")), strict=True
+        )
+    ]
+    assert max(wild[0], wild[2]) < 0.05
+    assert 0.2 < wild[1] < of(far, "sul nome")[1][3] - 0.1
+    names, articles, pronouns, both, most = (
+        [it for (it,) in of(far, f"{name}, innesto", [3])]
+        for name in ("sul nome", "articolo", "sul che", "articolo e nome", "articolo, nome e che")
     )
-    assert [a > b for a, b in zip(names, articles, strict=True)] == [True, False, True]
+    assert articles[0] > names[0] + 0.2 > pronouns[0] + 0.4
+    assert both[0] > most[0] - 0.02
+    assert abs(names[1] - pronouns[1]) < 0.05
+    assert both[1] < most[1] / 2
+    assert pronouns[2] > 0.75
+    assert max(names[2], articles[2], both[2]) < 0.1
     agreed = values_of(published, far, "accordo")
     assert min(agreed) > 0.85
-    assert sum(it > 0.98 for it in values_of(published, far, "un neurone")) == 2
-    for whole, one, few, wild in zip(
-        agreed,
-        *(values_of(published, far, f"fermi{it}") for it in (" 1", " 8", ", a caso 64")),
-        strict=True,
-    ):
-        assert abs(whole - one) < 0.01
-        assert abs(whole - few) < 0.06
-        assert abs(whole - wild) < 0.02
+    assert agreed[2] == max(agreed) == 1
+    assert min(values_of(published, far, "un neurone")) > 0.98
+    lost = {
+        what: [a - b for a, b in zip(agreed, values_of(published, far, what), strict=True)]
+        for what in ("fermi 1", "fermi 8", "fermi, a caso 64")
+    }
+    assert lost["fermi 1"] == pytest.approx([0.05, 0.1, 0], abs=0.006)
+    assert lost["fermi 8"] == pytest.approx([0.21, 0.33, 0.015], abs=0.006)
+    assert lost["fermi, a caso 64"] == pytest.approx([0.13, 0.23, 0], abs=0.006)
     readable = [it for (it,) in of(near, "numero", [3])]
     for agrees, reads in zip(values_of(published, near, "accordo"), readable, strict=True):
-        assert agrees + 0.1 < reads
-        assert reads > 0.85
+        assert agrees + 0.2 < reads
+        assert reads > 0.95
+    assert values_of(published, near, "accordo")[1] == pytest.approx(0.5, abs=0.01)
     for plain, fitted in zip(of("lente", "bits"), of("lente tarata", "bits"), strict=True):
         assert all(a > b + 1 for a, b in zip(plain[:4], fitted[:4], strict=True))
         assert all(b + 0.25 < a < b + 0.65 for a, b in itertools.pairwise(fitted))
@@ -1007,7 +1071,7 @@ def test_trends_of_the_published_results(published):
         for whole, *halves in zip(values_of(published, kind, "accordo"), *both, strict=True):
             assert 0 < side * (whole - fmean(halves)) < 0.07
     for echo, rank in zip(of("lente", "echo"), of("lente", "rank"), strict=True):
-        assert echo[0] > 0.8
+        assert echo[0] > 0.79
         assert echo[4] < 0.05
         assert rank[0] > 300
     assert all(it[0] < 3 for it in of("lente", "entropy"))
@@ -1021,8 +1085,11 @@ def test_trends_of_the_published_results(published):
             strict=True,
         ):
             assert direction > 0.95
-            assert alone + 0.09 < direction
-            assert turn - 0.02 < alone < turn + 0.13
+            assert alone + 0.1 < direction
+            if name == "femminile":
+                assert 0 < alone - turn < 0.11
+            else:
+                assert abs(alone - turn) < 0.07
 
 
 def test_the_shipped_model_still_measures_as_published(shipped, published):
@@ -1042,10 +1109,9 @@ def test_the_shipped_model_still_measures_as_published(shipped, published):
     texts = reading(model, vocabulary, some_texts(LENS_TEXTS, LENS_SEED, "heldout"))
     plain = lens(model, texts, texts.states[3])
     assert mine["lente", "bits 3"] == pytest.approx(plain.bits, abs=1e-4)
-    noun = torch.full_like(found.last, NOUN)
-    steps = swaps(found.at(3, noun), found.number, found.nouns)
-    after = pushed(model, found, 3, noun, steps) @ toward
-    assert mine["che subisce", "sul nome 3"] == pytest.approx(flipped(before, after), abs=0.006)
+    steps = swaps(found.at(3, PRONOUN), found.number, found.nouns)
+    after = pushed(model, found, 3, PRONOUN, steps) @ toward
+    assert mine["che subisce", "sul che 3"] == pytest.approx(flipped(before, after), abs=0.006)
 
 
 def test_measures_are_probes_pushes_lens_and_table(shipped, monkeypatch):
@@ -1075,13 +1141,17 @@ def test_measures_are_probes_pushes_lens_and_table(shipped, monkeypatch):
             expected = accuracy(held_out(vectors, labels, seen.nouns, ridge), labels)
             assert mine["che fa", f"{name} {layer}"] == expected
     noun = torch.full_like(seen.last, NOUN)
-    for where, positions in (("sul nome", noun), ("in fondo", seen.last)):
+    for where, positions in (("sul nome", noun), ("sul che", noun + 1), ("in fondo", seen.last)):
         steps = swaps(seen.at(2, positions), seen.number, seen.nouns)
         graft = twins.at(2, positions) - seen.at(2, positions)
         for name, it in (("", steps), (", a caso", astray(steps, 2)), (", innesto", graft)):
             after = pushed(model, seen, 2, positions, it) @ toward
             assert mine["che fa", f"{where}{name} 2"] == flipped(before, after)
-    for name, parts in (("articolo", (1,)), ("articolo e nome", (1, NOUN))):
+    for name, parts in (
+        ("articolo", (1,)),
+        ("articolo e nome", (1, 2)),
+        ("articolo, nome e che", (1, 2, 3)),
+    ):
         after = grafted(model, seen, twins, 2, parts) @ toward
         assert mine["che fa", f"{name}, innesto 2"] == flipped(before, after)
     layer, x = model.layers[-1], seen.trace.states[-2][torch.arange(20), seen.last]
