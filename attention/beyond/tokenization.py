@@ -9,6 +9,7 @@ import argparse
 import base64
 import csv
 import functools
+import hashlib
 import itertools
 import json
 import statistics
@@ -355,6 +356,11 @@ def excerpt(ranks: Mapping[bytes, int], words: Iterable[str]) -> dict[bytes, int
     return {piece: ranks[piece] for piece in sorted(needed & ranks.keys(), key=ranks.__getitem__)}
 
 
+def fingerprint(words: Iterable[str]) -> str:
+    """L'impronta di un insieme di parole: un'altra, se ne cambia una sola."""
+    return hashlib.sha256("\n".join(sorted({*words})).encode()).hexdigest()
+
+
 def write_excerpts(folder: Path, path: Path = EXCERPTS) -> None:
     """Scrive gli estratti, dai vocabolari interi che stanno in una cartella.
 
@@ -365,9 +371,14 @@ def write_excerpts(folder: Path, path: Path = EXCERPTS) -> None:
     found = {}
     for name in PUBLISHED:
         pattern, ranks = read_ranks(folder / f"{name}.cjs")
-        words = itertools.chain.from_iterable(split(text, pattern) for text in samples())
+        words = {word for text in samples() for word in split(text, pattern)}
         kept = {it.decode("latin-1"): rank for it, rank in excerpt(ranks, words).items()}
-        found[name] = {"pattern": pattern, "entries": len(ranks), "ranks": kept}
+        found[name] = {
+            "pattern": pattern,
+            "entries": len(ranks),
+            "words": fingerprint(words),
+            "ranks": kept,
+        }
     text = json.dumps(found, ensure_ascii=True, separators=(",", ":"))
     path.write_text(text + "\n", encoding="utf-8", newline="\n")
 
@@ -377,13 +388,15 @@ def published(name: str) -> Encoding:
     """Un vocabolario pubblicato, in estratto.
 
     Solleva:
-        ValueError: se non è uno di `PUBLISHED`.
+        ValueError: se non è uno di `PUBLISHED`; se l'estratto è di altri testi, e va riscritto.
     """
     require(name in PUBLISHED, "name", name, f"uno fra {', '.join(PUBLISHED)}")
     data = json.loads(EXCERPTS.read_text(encoding="utf-8"))[name]
-    words = itertools.chain.from_iterable(split(text, data["pattern"]) for text in samples())
+    words = frozenset(word for text in samples() for word in split(text, data["pattern"]))
+    same = data["words"] == fingerprint(words)
+    require(same, "EXCERPTS", EXCERPTS.name, "un estratto di questi testi; si riscrive con --ranks")
     ranks = {piece.encode("latin-1"): rank for piece, rank in data["ranks"].items()}
-    return Encoding(name, data["pattern"], PUBLISHED[name], ranks, frozenset(words))
+    return Encoding(name, data["pattern"], PUBLISHED[name], ranks, words)
 
 
 # Dove cadono i tagli.

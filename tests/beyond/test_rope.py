@@ -5,6 +5,7 @@ import csv
 import math
 import re
 import xml.etree.ElementTree as ET
+from statistics import fmean
 
 import pytest
 import torch
@@ -636,37 +637,85 @@ def test_published_results_are_whole():
     assert RESULTS.stat().st_size < 20_000
 
 
+def less(first: list[float], second: list[float]) -> list[float]:
+    """La differenza, seme per seme."""
+    return [a - b for a, b in zip(first, second, strict=True)]
+
+
 def test_trends_of_the_published_runs():
     """C18, C19: ciò che la pagina dice dei risultati, con le sue soglie, seme per seme."""
     of = {it[:5]: it.loss for it in read_runs()}
 
-    def rise(scheme: str, length: int, method: str = "com'è", extra: int = 0) -> list[float]:
-        """Di quanto sale la perdita rispetto a quella di 64."""
-        return [
-            of[scheme, method, extra, seed, length] - of[scheme, "com'è", 0, seed, TRAINED]
-            for seed in SEEDS
-        ]
+    def loss(scheme: str, length: int) -> list[float]:
+        """La perdita di un modo com'è uscito dall'addestramento, seme per seme."""
+        return [of[scheme, "com'è", 0, seed, length] for seed in SEEDS]
 
-    assert min(rise("sinusoidi", 80)) > 0.2
-    assert min(rise("apprese", 80)) > 0.2
+    def rise(scheme: str, length: int) -> list[float]:
+        """Di quanto sale la perdita rispetto a quella di 64."""
+        return less(loss(scheme, length), loss(scheme, TRAINED))
+
+    def above(scheme: str, other: str, length: int) -> list[float]:
+        """Di quanto un modo sta sopra un altro, alla stessa finestra."""
+        return less(loss(scheme, length), loss(other, length))
+
+    for scheme in ("apprese", "sinusoidi"):
+        for rotating in BASES:
+            gaps = above(scheme, rotating, 64)
+            assert 0.1 < min(gaps) < max(gaps) < 0.2
+        assert 0.2 < min(rise(scheme, 80)) < max(rise(scheme, 80)) < 0.45
+    for rotating in BASES:
+        assert 0.02 < min(above("ALiBi", rotating, 64)) < max(above("ALiBi", rotating, 64)) < 0.1
+        gaps = above("nessuna", rotating, 64)
+        assert 0.35 < min(gaps) < max(gaps) < 0.45
+    assert min(less(rise("apprese", 80), rise("sinusoidi", 80))) > 0.05
+    for length in (128, 192, 256):
+        gaps = above("sinusoidi", "apprese", length)
+        assert min(gaps) < 0 < max(gaps)
+        assert abs(fmean(gaps)) < 0.04
     assert max(rise("RoPE", 96)) < 0.02
-    assert 0.15 < min(rise("RoPE", 128)) < max(rise("RoPE", 128)) < 0.4
+    assert 0.15 < min(rise("RoPE", 128)) < max(rise("RoPE", 128)) < 0.35
     assert 1 < min(rise("RoPE", 256)) < max(rise("RoPE", 256)) < 1.3
-    assert all(abs(it) < 0.05 for length in LENGTHS for it in rise("ALiBi", length))
-    assert min(rise("RoPE 500k", 128)) > 0.7
+    assert fmean(rise("RoPE", 256)) == pytest.approx(math.log(3), abs=0.1)
+    assert all(abs(it) < 0.02 for length in LENGTHS for it in rise("ALiBi", length))
+    for length in (64, 80):
+        assert all(0.01 < it < 0.03 for it in above("RoPE", "RoPE 500k", length))
+    for length in LENGTHS[2:]:
+        assert min(above("RoPE 500k", "RoPE", length)) > 0.01
+    assert 0.6 < min(rise("RoPE 500k", 128)) < max(rise("RoPE 500k", 128)) < 0.95
+    assert fmean(rise("RoPE 500k", 128)) == pytest.approx(0.8, abs=0.05)
     assert 0.15 < min(rise("nessuna", 512)) < max(rise("nessuna", 512)) < 0.25
-    assert max(rise("RoPE", 128, "base più grande")) < 0.03
-    for length, best in ((128, "base più grande"), (256, "base più grande"), (512, "a tratti")):
-        order = [rise("RoPE", length, method) for method in METHODS]
-        assert all(min(seed) == seed[METHODS.index(best)] for seed in zip(*order, strict=True))
-    assert max(rise("RoPE", 256, "com'è", EXTRA)) < 0.2
+
+
+def test_trends_of_the_lengthened_runs():
+    """Ciò che la pagina dice di chi si allunga, e dove il primo posto dipende dal seme."""
+    of = {it[1:5]: it.loss for it in read_runs() if it.scheme == "RoPE"}
+
+    def loss(method: str, length: int, extra: int) -> list[float]:
+        """La perdita di un modo di allungare, seme per seme."""
+        return [of[method, extra, seed, length] for seed in SEEDS]
+
+    def rises(length: int, extra: int = 0) -> dict[str, list[float]]:
+        """Di quanto sale, modo per modo, rispetto a quella di 64 prima di allungare."""
+        return {it: less(loss(it, length, extra), loss("com'è", TRAINED, 0)) for it in METHODS}
+
+    def best(found: dict[str, list[float]]) -> list[str]:
+        """Il modo con la perdita minore, seme per seme."""
+        return [min(METHODS, key=lambda it: found[it][n]) for n in range(len(SEEDS))]
+
+    near, far, farther, reviewed = rises(128), rises(256), rises(512), rises(LONGER, EXTRA)
+    assert set(best(near)) == {"base più grande"}
+    assert 0.01 <= min(near["base più grande"]) < max(near["base più grande"]) < 0.02
+    assert fmean(near["interpolata"]) == pytest.approx(fmean(near["com'è"]), abs=0.02)
+    gaps = less(near["interpolata"], near["com'è"])
+    assert min(gaps) < 0 < max(gaps)
+    assert sorted(best(far)) == ["a tratti", "base più grande", "base più grande"]
+    assert 0.2 < min(far["base più grande"]) < max(far["base più grande"]) < 0.55
+    assert fmean(far["base più grande"]) == pytest.approx(0.34, abs=0.05)
+    assert max(less(far["base più grande"], far["a tratti"])) == pytest.approx(0.07, abs=0.01)
+    assert set(best(farther)) == {"a tratti"}
+    assert min(reviewed["com'è"]) > 0
     for method in METHODS[1:]:
-        assert max(rise("RoPE", 256, method, EXTRA)) < 0
-    for scheme in ("apprese", "sinusoidi", "nessuna"):
-        ahead = zip(SEEDS, strict=True)
-        assert all(
-            of[scheme, "com'è", 0, *it, 64] - of["RoPE", "com'è", 0, *it, 64] > 0.1 for it in ahead
-        )
+        assert max(reviewed[method]) < 0
 
 
 # I disegni
