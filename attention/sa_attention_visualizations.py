@@ -341,6 +341,11 @@ def bracket(words: Sequence[str]) -> Bool[Tensor, "n n"]:
     return links
 
 
+def auxiliary(words: Sequence[str]) -> Bool[Tensor, "n n"]:
+    """Dal participio che chiude la frase al suo ausiliare: `bracket`, nell'altro verso."""
+    return bracket(words).T
+
+
 def noun_of(words: Sequence[str]) -> Bool[Tensor, "n n"]:
     """Da un articolo al nome che lo segue, anche se in mezzo c'è un aggettivo."""
     links = torch.zeros(len(words), len(words), dtype=torch.bool)
@@ -367,8 +372,9 @@ RELATIONS: dict[str, Relation] = {
     "penultimo posto": penultimate,
     "articolo → nome": noun_of,
     "haben → participio": bracket,
+    "participio → haben": auxiliary,
 }
-"""Ciò che si cerca nelle teste dell'encoder: cinque posizioni e due legami grammaticali."""
+"""Ciò che si cerca nelle teste dell'encoder: cinque posizioni e tre legami grammaticali."""
 
 
 class Role(NamedTuple):

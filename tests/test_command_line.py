@@ -12,7 +12,7 @@ import torch
 
 from attention import Transformer, command_line
 from attention.beyond.grammar import write_corpus
-from attention.beyond.treebank import treebank
+from attention.beyond.treebank import attachment_score, treebank
 from attention.command_line import (
     CURVE,
     MODEL,
@@ -35,7 +35,7 @@ from attention.s3_2_2_multi_head import PACKS
 from attention.s5_1_data_batching import Vocabulary, sentences
 from attention.s5_2_hardware_schedule import checkpoints, read_checkpoint
 from attention.s6_1_machine_translation import ALPHA, BEAM, EXTRA, beam_search
-from attention.s6_3_constituency_parsing import corpus_score, read_tree, repaired_tree
+from attention.s6_3_constituency_parsing import Score, corpus_score, read_tree, repaired_tree
 
 TINY = dataclasses.replace(
     RECIPES["base"].config, layers=1, d_model=16, d_ff=32, heads=2, dropout=0.1
@@ -274,8 +274,12 @@ def test_groups_lose_no_line(count):
 
 # I modelli di casa.
 
-EXACT = 0.98
-"""Quante traduzioni di incontri mai visti devono restare identiche al riferimento."""
+EXACT = 0.975
+"""Quante traduzioni di incontri mai visti devono restare identiche al riferimento.
+
+Poche frasi meno di quante sono: fra due traduzioni che si equivalgono un altro processore può
+scegliere l'altra.
+"""
 
 
 def shipped_origin(name):
@@ -296,7 +300,7 @@ def test_shipped_models_are_small_and_say_where_they_come_from(name):
 
 @pytest.mark.usefixtures("our_own_errors")
 def test_the_shipped_toy_still_translates(tmp_path, monkeypatch, capsys):
-    """Le frasi con incontri mai visti, le prime cento; e senza --model si usa lui."""
+    """Le frasi con incontri mai visti, cinquecento; e senza --model si usa lui."""
     write_corpus(tmp_path, 2017, 1, 500)
     files = [f"--{side}={tmp_path / name}" for side, name in SIDES]
     assert main(["evaluate", *files]) == 0
@@ -318,8 +322,15 @@ def test_the_shipped_toy_s_corpus_can_be_written_again(tmp_path):
 
 
 @pytest.mark.usefixtures("our_own_errors")
+def test_the_shipped_parser_s_corpus_can_be_written_again(tmp_path):
+    """Lo stesso per gli alberi: chi cambia il treebank deve riaddestrare."""
+    files = command_line.write_trees(tmp_path, 2017)
+    assert {file.name: digest(file) for file in files} == shipped_origin("alberi")["corpus"]
+
+
+@pytest.mark.usefixtures("our_own_errors")
 def test_the_shipped_parser_still_parses(tmp_path):
-    """§6.3: F1 sopra 95 su frasi con legami mai visti; l'albero è sempre sulle parole date."""
+    """§6.3: F1 sopra 95 e attacchi giusti sopra 90, su frasi con legami mai visti."""
     trees = treebank(2017, 1, 1, 60).test
     model, vocabulary = load(SHIPPED / "alberi")
     options = Namespace(beam=4, alpha=0.3, extra=300)
@@ -327,8 +338,10 @@ def test_the_shipped_parser_still_parses(tmp_path):
     given = [
         repaired_tree(line.split(), tree.words) for line, tree in zip(written, trees, strict=True)
     ]
-    found = corpus_score(zip(trees, given, strict=True))
-    assert found.f1 > 95
+    pairs = list(zip(trees, given, strict=True))
+    attached = sum((attachment_score(*pair) for pair in pairs), Score(0, 0, 0))
+    assert corpus_score(pairs).f1 > 95
+    assert attached.recall > 90
 
 
 @pytest.mark.parametrize(("sample", "every"), [(15, 3), (44, 2), (45, 1), (250_000, 1)])

@@ -27,6 +27,7 @@ from attention.sa_attention_visualizations import (
     at_distance,
     attention_maps,
     attentions,
+    auxiliary,
     best_distance,
     bracket,
     by_importance,
@@ -359,6 +360,8 @@ def test_relations_by_hand():
     ):
         assert links(bracket, other) == set()
     assert links(bracket, "Anna und Paul haben Bier getrunken .") == {("haben", "getrunken")}
+    assert links(auxiliary, "Anna hat den Apfel gegessen .") == {("gegessen", "hat")}
+    assert links(auxiliary, "Anna hat den Apfel nicht .") == set()
     assert links(noun_of, "Der alte Hund sieht eine Katze .") == {
         ("Der", "Hund"),
         ("eine", "Katze"),
@@ -444,6 +447,7 @@ def test_relations_are_positions_and_grammar():
         "penultimo posto",
         "articolo → nome",
         "haben → participio",
+        "participio → haben",
     }
     words = ["Der", "Hund", "hat", "geschlafen", "."]
     pairs = {name: relation(words).nonzero().tolist() for name, relation in RELATIONS.items()}
@@ -454,6 +458,7 @@ def test_relations_are_positions_and_grammar():
     assert pairs["penultimo posto"] == [[i, 3] for i in range(5)]
     assert pairs["articolo → nome"] == [[0, 1]]
     assert pairs["haben → participio"] == [[2, 3]]
+    assert pairs["participio → haben"] == [[3, 2]]
 
 
 # Senza una testa.
@@ -550,36 +555,79 @@ def test_no_head_of_the_toy_keeps_to_its_neighbour(readings):
     """Nessuna guarda sempre una parola vicina: né per peso medio, né per dove cade il massimo."""
     sharp = [sharpened(it) for it in readings]
     for step in (-1, 0, 1):
-        assert roles(readings, at_distance(step))[0].share < 0.45
-        assert roles(sharp, at_distance(step))[0].share < 0.5
+        assert roles(readings, at_distance(step))[0].share < 0.4
+        assert roles(sharp, at_distance(step))[0].share < 0.45
 
 
 def test_a_head_of_the_toy_finds_the_noun_of_an_article(readings):
-    """Il peso supera di poco la distanza fissa, il massimo di molto."""
+    """Il massimo supera la distanza fissa, perché sul nome cade anche oltre un aggettivo."""
     sharp = [sharpened(it) for it in readings]
     step, fixed = best_distance(readings, noun_of)
     assert step == 1
-    assert roles(readings, noun_of)[0].share > fixed
-    assert roles(sharp, noun_of)[0].share > max(0.9, fixed + 0.15)
+    first, second = roles(readings, noun_of)[:2]
+    assert first.share > 3 * second.share
+    most = roles(sharp, noun_of)[0]
+    assert (most.head, most.share > fixed + 0.05) == (first.head, True)
+
+    def beyond_adjective(words):
+        return noun_of(words) & ~at_distance(1)(words)
+
+    best, other = roles(sharp, beyond_adjective)[:2]
+    assert best.words >= 30
+    assert (best.head, best.share > 0.5) == (first.head, True)
+    assert best.share > 3 * other.share
 
 
-def test_a_head_of_the_toy_follows_the_participle(toy):
-    """Figure 3–5: una testa va da «haben» al participio più di ogni distanza fissa."""
-    model, vocabulary = toy
-    readings = [
-        read(model, vocabulary, it.german, it.italian)
-        for it in pairs(5, 1000, "heldout")
+@pytest.fixture(scope="module")
+def bracketed(toy):
+    """Le coppie con il participio in fondo; non sono quelle su cui si è scelto che cosa cercare."""
+    _, vocabulary = toy
+    return [
+        it
+        for it in pairs(6, 1000, "heldout")
         if bracket([word for word, _ in word_groups(vocabulary, it.german)]).any()
     ]
-    first, second = roles(readings, bracket)[:2]
-    _, fixed = best_distance(readings, bracket)
-    assert first.words >= 90
-    assert first.share > 1.5 * fixed
-    assert first.share > 2.5 * second.share
-    most = roles([sharpened(it) for it in readings], bracket)[0]
-    assert (most.head, most.share > 0.7) == (first.head, True)
-    there = next(role.share for role in roles(readings, penultimate) if role.head == first.head)
-    assert first.share > 2 * there
+
+
+@pytest.fixture(scope="module")
+def rarer(toy, bracketed):
+    return [read(*toy, it.german, it.italian) for it in bracketed]
+
+
+def test_a_head_of_the_toy_goes_from_the_participle_to_its_auxiliary(rarer):
+    """Figure 3–5: una testa segue il legame più di ogni distanza fissa, ma in un verso solo."""
+    sharp = [sharpened(it) for it in rarer]
+    forth = roles(rarer, bracket)[0]
+    assert forth.words >= 90
+    assert forth.share < 1.5 * best_distance(rarer, bracket)[1]
+    assert roles(sharp, bracket)[0].share < 0.5
+    anyone = roles(rarer, penultimate)[0]
+    assert (anyone.head, forth.share < 2 * anyone.share) == (forth.head, True)
+
+    back, second = roles(rarer, auxiliary)[:2]
+    assert back.share > 1.5 * best_distance(rarer, auxiliary)[1]
+    assert back.share > 1.5 * second.share
+    most = roles(sharp, auxiliary)[0]
+    assert (most.head, most.share > 0.6) == (back.head, True)
+
+    def from_elsewhere(words):
+        found = auxiliary(words)
+        return found.any(dim=0) & ~found.any(dim=1, keepdim=True)
+
+    elsewhere = next(it.share for it in roles(rarer, from_elsewhere) if it.head == back.head)
+    assert back.share > 3 * elsewhere
+
+
+def test_a_head_can_follow_a_link_and_not_be_missed(toy, readings, rarer, bracketed):
+    """B4: delle due teste che seguono un legame una serve; dell'altra quasi si fa a meno."""
+    model, vocabulary = toy
+    batch = collate(
+        [(vocabulary.encode(it.german), vocabulary.encode(it.italian)) for it in bracketed]
+    )
+    whole = loss_without(model, batch)
+    to_noun, to_have = roles(readings, noun_of)[0].head, roles(rarer, auxiliary)[0].head
+    assert loss_without(model, batch, [to_noun]) > 1.4 * whole
+    assert loss_without(model, batch, [to_have]) < 1.1 * whole
 
 
 def test_a_third_of_the_toy_s_heads_can_go(toy):
@@ -592,6 +640,6 @@ def test_a_third_of_the_toy_s_heads_can_go(toy):
     order = [head for head, _ in by_importance(model, collate(encoded[:150]))]
     losses = pruned(model, collate(encoded[150:]), order)
     assert len(losses) == 25
-    assert losses[8] < 3 * losses[0]
+    assert losses[8] < 2.5 * losses[0]
     assert losses[24] > 20 * losses[0]
-    assert [head.place for head in order[-4:]].count("cross") >= 3
+    assert set(order[-4:]) == {Head("cross", 1, head) for head in range(4)}
