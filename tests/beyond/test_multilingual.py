@@ -14,7 +14,7 @@ import torch
 from attention import Transformer
 from attention.beyond import multilingual
 from attention.beyond.ablations import SEED
-from attention.beyond.grammar import PRONOUNS, Case, Clause, Tense, Words, lexicon, pairs
+from attention.beyond.grammar import PERSON, PRONOUNS, Case, Clause, Tense, Words, lexicon, pairs
 from attention.beyond.multilingual import (
     FAMILIES,
     FOLDS,
@@ -132,7 +132,7 @@ def test_carrier_says_no_italian_gender_before_the_noun():
     } == {"Vedo ogni"}
 
 
-def test_alike_words_share_two_genders_and_a_class():
+def test_twofoldwords_share_two_genders_and_a_class():
     words = [word(it) for it in ("Hund", "Bär", "Fuchs", "Buch", "Bild", "Brot", "Saft", "Honig")]
     found = alike(words)
     assert torch.equal(found, found.mT)
@@ -409,12 +409,17 @@ def test_the_bridge_is_w_v_times_w_o(shipped):
 def test_the_second_bridge_is_in_use(shipped):
     """Dal posto che scrive il nome, il secondo strato guarda quasi soltanto il nome tedesco."""
     model, vocabulary, words, _ = shipped
-    for it in words[::25]:
+    looks = []
+    for it in words:
         batch, german, italian = carriers(vocabulary, [it])
         maps = attention_maps(model, batch)
-        first, second = (maps["cross", k][:, int(italian) - 1, int(german)] for k in (0, 1))
-        assert second.min() > 0.9
-        assert first.mean() < 0.5
+        looks.append([maps["cross", k][:, int(italian) - 1, int(german)] for k in (0, 1)])
+    first, second = (torch.stack(it) for it in zip(*looks, strict=True))
+    assert second.mean(0).min() > 0.9
+    assert second.mean(1).min() > 0.7
+    assert {words[i].noun.lemma for i in (second < 0.5).any(-1).nonzero()} == {"Bericht", "Bahnhof"}
+    assert (second < 0.5).any(0).sum() == 1
+    assert first.mean(0).max() < 0.2
 
 
 @pytest.mark.usefixtures("our_own_errors")
@@ -660,26 +665,52 @@ def test_sie_hat_ihn_verlassen_is_not_split_between_its_readings(shipped):
     model, vocabulary, _, _ = shipped
     texts = ("Lei ha lasciato.", "Lei l'ha lasciato.", "Lei l'ha lasciata.")
     short, *right = logs(model, vocabulary, "Sie hat ihn verlassen.", texts).exp().tolist()
-    assert short > 0.5
-    assert sum(right) < 1e-5
+    assert short == pytest.approx(0.42, abs=0.01)
+    assert sum(right) < 1e-4 * short
+    assert len(vocabulary.encode(texts[0])) + 1 == 5
     hypotheses = beam_search(model, padded([vocabulary.encode("Sie hat ihn verlassen.")]))[0]
     assert vocabulary.decode(hypotheses[0].tokens) == "Lei ha lasciato."
 
 
-def test_a_named_pronoun_is_no_trouble(shipped):
-    """D30: detto prima di chi si parla, lo stesso pronome prende sempre il genere giusto."""
+def test_a_named_pronoun_is_hardly_any_trouble(shipped):
+    """D30: detto prima di chi si parla, il pronome prende il genere giusto, fuorché con «Keks»."""
     model, vocabulary, _, _ = shipped
-    found = judged(model, vocabulary, list(named())[::3])
-    assert found.valid == found.first == found.certain == 1
+    family = list(named())
+    found = beam_search(model, padded([vocabulary.encode(it.german) for it in family]))
+    texts = [vocabulary.decode(hypotheses[0].tokens) for hypotheses in found]
+    missed = [text for text, it in zip(texts, family, strict=True) if text != it.readings[0]]
+    assert len(family) == 31
+    assert missed == ["Ho comprato il biscotto e l'ho mangiata."]
+    assert {it.readings[0][-2] for it in family} == {"o", "a"}
 
 
 def test_a_model_can_be_sure_where_nobody_can_know(shipped):
-    """D30: «chi vede chi» si può tradurre bene in due modi; il modello di solito ne sceglie uno."""
+    """D30: «chi vede chi» si può tradurre bene in due modi; il modello ne sceglie sempre uno."""
     model, vocabulary, _, _ = shipped
-    found = judged(model, vocabulary, list(either(16)))
-    assert found.valid > 0.85
-    assert found.certain > 0.5
-    assert 0.2 < found.first < 0.8
+    found = judged(model, vocabulary, list(either()))
+    assert found.valid == 1
+    assert found.certain > 0.9
+    assert found.first == 0
+    german = "Ich höre die Schülerin, die die Lehrerin verlässt."
+    best = beam_search(model, padded([vocabulary.encode(german)]))[0][0]
+    assert vocabulary.decode(best.tokens) == "Sento l'alunna che la maestra lascia."
+
+
+def test_in_training_the_second_person_acts():
+    """Fuori dalle frasi ambigue, «die die Studentin kennt»: è sempre la studentessa a conoscere."""
+    people = [it for it in lexicon().by_kind[PERSON] if "name" not in it.kinds]
+    twofold = {it.lemma for it in people if it.german.column}
+    form = re.compile(
+        r", (?:die|das) (?:(?:die|eine) (?:\w+e )?(?!Mädchen)|(?:das|ein) (?:\w+ )?)"
+        r"([A-ZÄÖÜ]\w+) ([^,.]+)(?<!n)(?<!sind)[,.]"
+    )
+    shown = [
+        it.italian
+        for it in pairs(SEED, 40_000, "train")
+        if (seen := form.search(it.german)) and seen[1] in twofold
+    ]
+    assert len(shown) == 15
+    assert all(re.search(r" che (?:la |l'|una |un'|il |lo |un |uno )", it) for it in shown)
 
 
 def test_training_never_showed_these_sentences():
@@ -725,17 +756,25 @@ def test_other_seeds_say_the_same_of_the_words():
     assert min(published(table, "turned")) > 0.95
     assert min(published(path, "found")) > 0.95
     assert max(published("ponte 1, riga", "found")) < 0.05
+    layers = [published(f"encoder {i}, decoder {i} che legge", "turned") for i in (1, 2)]
+    assert [below > above for below, above in zip(*layers, strict=True)].count(True) == 2
     assert max(published("sorgente in italiano", "found")) < 0.05
     assert min(published("innesto", "found")) > 0.5
 
 
-def test_the_reading_is_chosen_by_the_seed():
-    """Chi vede chi: nessuno può saperlo, e ogni modello ha la sua preferenza."""
-    first = published("chi vede chi", "first")
-    assert max(first) - min(first) > 0.7
-    assert min(published("chi vede chi", "certain")) >= 0.5
+def test_every_seed_prefers_the_same_reading(shipped):
+    """Chi vede chi: nessuno può saperlo, e tutti scelgono la seconda lettura.
+
+    Con «ihn, detto prima», addestrati per meno passi, sbagliano più del modello in deposito.
+    """
+    assert max(published("chi vede chi", "first")) <= 0.1
+    assert min(published("chi vede chi", "certain")) > 0.65
+    assert min(published("chi vede chi", "valid")) > 0.65
     assert max(published("ihn, senza chi", "valid")) == 0
-    assert min(published("ihn, detto prima", "first")) > 0.85
+    model, vocabulary, _, _ = shipped
+    named_ = published("ihn, detto prima", "first")
+    assert 0.4 < min(named_) < 0.6
+    assert max(named_) < 0.95 < judged(model, vocabulary, list(named())).first
 
 
 def test_measures_are_those_of_every_place_and_family(shipped, monkeypatch):
