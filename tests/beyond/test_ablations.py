@@ -250,13 +250,14 @@ def test_the_curve_is_read_as_it_was_written(tmp_path):
 
 
 def test_the_curve_of_the_toy_falls_and_then_bends():
-    """Da 8,4 a 0,6 mentre il tasso ancora sale, a ogni duecento passi; poi sempre più adagio."""
+    """Da 8,4 a meno di 0,7 mentre il tasso ancora sale, sempre; poi sempre più adagio."""
     curve = read_curve(SHIPPED / "giocattolo" / command_line.CURVE)
     losses = smoothed([it.nll for it in curve], WINDOW)
     at = {step: losses[step // WINDOW] for step in (0, 200, 400, 600, 800, 1000, 1200, 2000)}
     falls = [before / after for before, after in pairwise(at.values())]
     assert min(falls[:6]) > 1.2
-    assert [round(at[step], 1) for step in (0, 1200, 2000)] == [8.4, 0.6, 0.3]
+    assert [round(at[step], 1) for step in (0, 2000)] == [8.4, 0.3]
+    assert 0.6 < at[1200] < 0.7
     assert round(losses[-1], 2) == 0.13
     assert at[0] - at[1200] > 20 * (at[1200] - at[2000]) > 20 * (at[2000] - losses[-1])
     rates = [it.rate for it in curve]
