@@ -132,7 +132,7 @@ def test_carrier_says_no_italian_gender_before_the_noun():
     } == {"Vedo ogni"}
 
 
-def test_twofoldwords_share_two_genders_and_a_class():
+def test_alike_words_share_two_genders_and_a_class():
     words = [word(it) for it in ("Hund", "Bär", "Fuchs", "Buch", "Bild", "Brot", "Saft", "Honig")]
     found = alike(words)
     assert torch.equal(found, found.mT)
