@@ -594,6 +594,7 @@ def test_who_is_unknown_follows_the_verb_that_brings_him(opener, plural, modal, 
     assert not subject_follows(clause._replace(verb=back, extra=((back.may[0], doctors),)))
 
 
+@unchecked
 def test_whoever_is_opposed_to_another_is_named():
     """«…, aber ihr kauft»: «ma voi comprate», e chi ha già parlato non si contrappone a sé."""
     writer, found = Writer(WORDS, Dice(8)), Counter()

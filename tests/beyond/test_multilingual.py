@@ -696,6 +696,7 @@ def test_a_model_can_be_sure_where_nobody_can_know(shipped):
     assert vocabulary.decode(best.tokens) == "Sento l'alunna che la maestra lascia."
 
 
+@pytest.mark.usefixtures("our_own_errors")
 def test_in_training_the_second_person_acts():
     """Fuori dalle frasi ambigue, «die die Studentin kennt»: è sempre la studentessa a conoscere."""
     people = [it for it in lexicon().by_kind[PERSON] if "name" not in it.kinds]
