@@ -1590,7 +1590,7 @@ class Writer:
     def begun(self, verb: Verb, subject: Participant, positive: bool = False) -> Clause:
         """Verbo e soggetto, con il tempo, il modale e la negazione; ancora senza complementi."""
         if "owned" in verb.marks and isinstance(subject, NounPhrase):
-            subject = subject._replace(opener="der", after=SILENCE)
+            subject = subject._replace(opener="der")
         tense = self.tense(verb, subject)
         clause = Clause(subject, verb, tense, self.modal(verb, subject, tense))
         return clause if positive else clause._replace(negation=self.negation(clause))

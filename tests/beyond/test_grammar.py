@@ -752,6 +752,16 @@ def test_what_befalls_has_no_day_until_it_has_happened():
         assert any(writer.adorned(clause).time.german for _ in range(200)) is dated
 
 
+def test_what_is_over_is_not_denied_any_more():
+    """«Non ha più venduto» vorrebbe «vendeva»: «nicht mehr» si dice soltanto del presente."""
+    writer, sell = Writer(WORDS, Dice(7)), VERBS["verkaufen"]
+    for tense in Tense:
+        clause = Clause(phrase("der", "Frau"), sell, tense)
+        said = {tuple(it.german) for it in (writer.negation(clause) for _ in range(400)) if it}
+        assert (("nicht", "mehr") in said) is (tense is Tense.PRESENT)
+        assert {("nicht",), ("nie",)} <= said
+
+
 def test_a_mood_explains_a_bare_fact(many):
     """«Siccome è malato dorme», non «dorme raramente», né «può dormire»."""
     modals = {form for modal in WORDS.modals for forms in modal.german for form in forms}
