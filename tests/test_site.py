@@ -41,6 +41,9 @@ SAMPLE_SOURCES = ("sorgenti/attention/s3_2_attention/", "sorgenti/weave/fences/"
 CODE_SAMPLES = (*SAMPLE_SOURCES, "paper_it/s3_2_attention/")
 """Dove axe guarda anche ogni parola di codice e ogni parte di formula: altrove sono uguali."""
 
+SAMPLE_REFERENCE = "riferimento/s3_2_attention/"
+"""Le pagine di riferimento hanno tutte gli stessi colori: il contrasto si guarda in una."""
+
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
@@ -301,7 +304,7 @@ def visits(
 
 
 def visit(page: Page, address: str, url: str, scheme: str) -> Visit:
-    """Una pagina, con tutte le regole di axe; il contrasto, nei due aspetti, quando è larga."""
+    """Una pagina, con le regole di axe; quella del contrasto quando è larga, nei due aspetti."""
     complaints: list[str] = []
     requests: list[str] = []
     listeners = {
@@ -321,14 +324,15 @@ def visit(page: Page, address: str, url: str, scheme: str) -> Visit:
     )
     if url not in CODE_SAMPLES:
         page.evaluate(SIMPLIFY)
-    if page.viewport_size["width"] == WIDE:
-        violations = axe(page)
+    wide = page.viewport_size["width"] == WIDE
+    coloured = wide and (not url.startswith("riferimento/") or url == SAMPLE_REFERENCE)
+    violations = axe(page, f"{{rules: {{'color-contrast': {{enabled: {str(coloured).lower()}}}}}}}")
+    if wide:
         page.emulate_media(color_scheme="dark")
         page.wait_for_function(f"{SCHEME} === 'slate'")
         schemes.append(page.evaluate(SCHEME))
+    if coloured:
         violations += axe(page, "{runOnly: ['color-contrast']}")
-    else:
-        violations = axe(page, "{rules: {'color-contrast': {enabled: false}}}")
     for event, listener in listeners.items():
         page.remove_listener(event, listener)
     outside = [request for request in requests if not request.startswith(address)]
