@@ -105,6 +105,11 @@ def code_of(figure: Tag) -> str:
     return code.get_text()
 
 
+def test_pages_looked_at_for_all_the_others_exist(pages: dict[str, BeautifulSoup]) -> None:
+    """Se una cambia nome, axe non smette in silenzio di guardare ciò che guarda soltanto lì."""
+    assert {*CODE_SAMPLES, SAMPLE_REFERENCE} <= pages.keys()
+
+
 def test_pages_ask_nothing_to_other_hosts(pages: dict[str, BeautifulSoup]) -> None:
     asked = [
         f"{url}: {address}"
