@@ -332,6 +332,9 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
 PATTERN = "checkpoint-{:08d}.safetensors"
 """Il nome di un checkpoint: il numero del passo, con gli zeri davanti."""
 
+PARTIAL = ".partial"
+"""La cartella di ciò che non è ancora intero."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -423,9 +426,9 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
 def workshop(folder: Path) -> Iterator[Path]:
     """Una cartella per ciò che non è ancora intero: vuota all'inizio, tolta alla fine.
 
-    Se il processo muore a metà resta, e la toglie il checkpoint seguente.
+    Se il processo muore a metà resta, e la toglie chi riprende.
     """
-    place = folder / ".partial"
+    place = folder / PARTIAL
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     try:
@@ -490,9 +493,16 @@ def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, complaints
 
 
-def forget(newest: Path, keep: int) -> None:
-    """Toglie i checkpoint vecchi: ne restano `keep`, da `newest` all'indietro."""
-    written = [path for path in checkpoints(newest.parent) if path.name <= newest.name]
+def tidy(folder: Path, step: int, keep: int) -> None:
+    """Toglie i checkpoint vecchi e i resti di chi è stato ucciso.
+
+    Argomenti:
+        folder: dove sono.
+        step: il passo a cui si è; quelli di passi successivi non si contano e non si toccano.
+        keep: quanti ne restano, da quello di `step` all'indietro.
+    """
+    shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+    written = [path for path in checkpoints(folder) if path.name <= PATTERN.format(step)]
     for path in written[:-keep]:
         path.unlink()
 
@@ -529,9 +539,13 @@ def training(
     """
     check_size(every, "every")
     check_size(keep, "keep")
+    writes = trainer.processes.rank == 0
+    if writes:
+        tidy(folder, trainer.step, keep)
     while trainer.step < steps:
         progress = trainer.run(feed.next_step())
         due = trainer.step % every == 0 or trainer.step == steps
-        if due and trainer.processes.rank == 0:
-            forget(write_checkpoint(folder, take_checkpoint(trainer, feed, notes)), keep)
+        if due and writes:
+            write_checkpoint(folder, take_checkpoint(trainer, feed, notes))
+            tidy(folder, trainer.step, keep)
         yield progress

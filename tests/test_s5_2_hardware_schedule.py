@@ -44,13 +44,13 @@ from attention.s5_2_hardware_schedule import (
     Trainer,
     checkpoints,
     digest,
-    forget,
     latest,
     processes,
     read_checkpoint,
     restore,
     step_seed,
     take_checkpoint,
+    tidy,
     training,
     write_checkpoint,
 )
@@ -1168,11 +1168,11 @@ def test_without_checkpoints_one_begins_from_the_beginning(tmp_path):
 
 
 @pytest.mark.parametrize(("keep", "left"), [(1, [5]), (2, [4, 5]), (5, [1, 2, 3, 4, 5]), (9, None)])
-def test_forget_keeps_the_last_ones(tmp_path, keep, left):
+def test_tidy_keeps_the_last_ones(tmp_path, keep, left):
     """Commento: ne restano `keep`, i più nuovi; nient'altro si tocca."""
     paths = [write_checkpoint(tmp_path, sample(step)) for step in (1, 2, 3, 4, 5)]
     (tmp_path / "checkpoint-best.safetensors").write_bytes(b"")
-    forget(paths[-1], keep)
+    tidy(tmp_path, 5, keep)
     assert [read_checkpoint(path).step for path in checkpoints(tmp_path)] == (
         left or [1, 2, 3, 4, 5]
     )
@@ -1183,13 +1183,23 @@ def test_a_damaged_checkpoint_of_the_future_does_not_push_out_the_good_ones(tmp_
     """Commento: si contano quelli fino al nuovo, non quelli dopo."""
     paths = [write_checkpoint(tmp_path, sample(step)) for step in (1, 2, 3, 9)]
     paths[3].write_bytes(b"")
-    forget(paths[2], 2)
+    tidy(tmp_path, 3, 2)
     assert checkpoints(tmp_path) == paths[1:]
     found, _ = latest(tmp_path)
     assert found.step == 3
 
 
 # L'addestramento
+
+
+def test_who_died_on_the_last_line_leaves_nothing_to_those_who_resume(corpus, tmp_path):
+    """Commento: ucciso dopo l'ultimo checkpoint e prima di togliere i vecchi, si mette in ordine."""
+    train(*begin(corpus), 4, tmp_path, keep=4)
+    (tmp_path / ".partial").mkdir()
+    (tmp_path / ".partial" / "checkpoint-00000004.safetensors").write_bytes(b"resti")
+    assert train(*resume(corpus, tmp_path), 4, tmp_path, keep=2) == []
+    assert sorted(tmp_path.iterdir()) == checkpoints(tmp_path)
+    assert [read_checkpoint(path).step for path in checkpoints(tmp_path)] == [3, 4]
 
 
 def test_checkpoints_come_every_so_many_steps_and_at_the_end(corpus, tmp_path):
