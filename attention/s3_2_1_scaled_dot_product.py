@@ -43,7 +43,7 @@ def attention_weights(
     d_k = query.size(-1)
     scores = query @ key.transpose(-2, -1) / math.sqrt(d_k)
     if mask is None:
-        return scores.softmax(dim=-1)
+        return row_softmax(scores)
     check_mask(mask, scores.shape)
     return masked_softmax(scores, mask)
 
@@ -83,7 +83,24 @@ def masked_softmax(
     """
     empty = ~mask.any(dim=-1, keepdim=True)
     allowed = mask | empty
-    return scores.masked_fill(~allowed, -math.inf).softmax(dim=-1).masked_fill(empty, 0.0)
+    return row_softmax(scores.masked_fill(~allowed, -math.inf)).masked_fill(empty, 0.0)
+
+
+REGISTER = 16
+"""Quanti numeri in FP32 stanno in un registro da 512 bit."""
+
+
+def row_softmax(scores: Float[Tensor, "*batch m n"]) -> Float[Tensor, "*batch m n"]:
+    """La softmax lungo le key.
+
+    Di righe più corte di un registro, sulla CPU, PyTorch fa gli esponenziali uno per volta: allora
+    la si scrive per esteso, e gli esponenziali di righe diverse riempiono lo stesso registro.
+    """
+    full = scores.size(-1) >= REGISTER or scores.device.type != "cpu"
+    if full or scores.size(-1) == 0 or scores.dtype.itemsize < 4:
+        return scores.softmax(dim=-1)
+    powers = (scores - scores.detach().amax(dim=-1, keepdim=True)).exp()
+    return powers / powers.sum(dim=-1, keepdim=True)
 
 
 def additive_weights(
@@ -122,7 +139,7 @@ def additive_weights(
     key_part = (key @ key_matrix).unsqueeze(-3)
     scores = torch.tanh(query_part + key_part) @ direction
     if mask is None:
-        return scores.softmax(dim=-1)
+        return row_softmax(scores)
     check_mask(mask, (*batch, query.size(-2), key.size(-2)))
     return masked_softmax(scores, mask)
 
@@ -203,7 +220,7 @@ def short_attention(
     scores = query @ key.mT / math.sqrt(query.size(-1))
     if causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
-    weights = scores.softmax(dim=-1) if mask is None else masked_softmax(scores, mask)
+    weights = row_softmax(scores) if mask is None else masked_softmax(scores, mask)
     return weights @ value
 
 

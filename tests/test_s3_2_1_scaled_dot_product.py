@@ -22,7 +22,7 @@ from attention import (
     s3_2_1_scaled_dot_product,
     scaled_dot_product_attention,
 )
-from attention.s3_2_1_scaled_dot_product import additive_weights
+from attention.s3_2_1_scaled_dot_product import REGISTER, additive_weights, row_softmax
 from attention.s3_2_attention import attention_loops, dot_product
 
 both_forms = pytest.mark.parametrize(
@@ -228,6 +228,30 @@ def random_additive_network(d_k: int, hidden: int) -> tuple[Tensor, Tensor, Tens
     shapes = (d_k, hidden), (d_k, hidden), (hidden,)
     query_matrix, key_matrix, direction = (torch.randn(s, dtype=torch.float64) for s in shapes)
     return query_matrix, key_matrix, direction
+
+
+@pytest.mark.parametrize("length", [1, 2, 12, REGISTER - 1, REGISTER, 40])
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_the_softmax_of_a_short_row_is_the_same(length, scale):
+    """Commento: per esteso o no, stessi pesi e stessi gradienti, anche di punteggi enormi."""
+    generator = torch.Generator().manual_seed(length)
+    scores = scale * torch.randn(3, 2, 5, length, generator=generator, dtype=torch.float64)
+    weighing = torch.randn(scores.shape, generator=generator, dtype=torch.float64)
+    found = []
+    for softmax in (row_softmax, lambda it: it.softmax(-1)):
+        leaf = scores.clone().requires_grad_()
+        weights = softmax(leaf)
+        (weights * weighing).sum().backward()
+        found.append((weights.detach(), leaf.grad))
+    for ours, theirs in zip(*found, strict=True):
+        assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_rows_are_left_to_the_library(dtype):
+    """Commento: PyTorch, di un tipo corto, somma in FP32; per esteso si sommerebbe in quello."""
+    scores = torch.randn(7, 12, generator=torch.Generator().manual_seed(1)).to(dtype)
+    assert torch.equal(row_softmax(scores), scores.softmax(-1))
 
 
 def test_additive_weights_equal_the_loops():
