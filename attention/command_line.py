@@ -5,6 +5,7 @@ di §5.4, la ricerca di §6.1, gli alberi di §6.3. Ogni ricetta è un addestram
 """
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 import attention.s6_3_constituency_parsing as parsing
 from attention.beyond.grammar import write_corpus
+from attention.beyond.muon import Muon, falling_rate
 from attention.beyond.treebank import treebank
 from attention.s0_abstract import require
 from attention.s3_2_2_multi_head import packed_weights
@@ -101,6 +103,9 @@ class Recipe:
         warmup: in quanti il learning rate sale.
         every: ogni quanti passi un checkpoint.
         keep: quanti se ne conservano; alla fine se ne fa la media.
+        top: il tasso da cui parte la retta che scende, di chi si muove con Muon; se manca, il
+            regime è quello dell'articolo, §5.3.
+        dtype: il tipo in cui si scrive il modello finito.
         write: chi scrive il corpus, se la ricetta ne ha uno suo.
     """
 
@@ -112,14 +117,21 @@ class Recipe:
     every: int
     keep: int
     write: Callable[[Path, int], Files] | None = None
+    top: float | None = None
+    dtype: torch.dtype = torch.float32
 
 
-TOY = TransformerConfig(layers=2, d_model=64, d_ff=256, heads=4, dropout=0.0)
+TOY = TransformerConfig(layers=2, d_model=96, d_ff=256, heads=4, dropout=0.0)
 """Un modello che su due core si addestra in minuti."""
 
+PARSER = TransformerConfig(layers=2, d_model=64, d_ff=256, heads=4, dropout=0.0)
+"""Uno più stretto, per gli alberi."""
+
 RECIPES = {
-    "giocattolo": Recipe(TOY, 3000, 800, 12_000, 1600, 200, 25, write_sentences),
-    "alberi": Recipe(TOY, 1000, 2000, 5000, 1000, 200, 10, write_trees),
+    "giocattolo": Recipe(
+        TOY, 3000, 1600, 2600, 250, 50, 4, write_sentences, top=0.007, dtype=torch.float16
+    ),
+    "alberi": Recipe(PARSER, 1000, 2000, 5000, 1000, 200, 10, write_trees),
     "lettore": Recipe(READER, 37_000, 25_000, 100_000, 4000, 1400, 5),
     "base": Recipe(BASE, 37_000, 25_000, 100_000, 4000, 1400, 5),
     "big": Recipe(BIG, 37_000, 25_000, 300_000, 4000, 600, 20),
@@ -134,6 +146,22 @@ passi da 0,43 secondi, o 600 da 1 secondo, è uno ogni dieci minuti, come in §6
 # L'addestramento.
 
 
+@contextlib.contextmanager
+def quick_products() -> Iterator[None]:
+    """Dentro, sulla CPU, i prodotti li fa oneDNN, con le istruzioni più larghe che trova.
+
+    PyTorch glieli affida soltanto se gli permette di accorciare i fattori a BF16. oneDNN lo fa dove
+    la CPU ha unità di prodotto in BF16, come le AMX di Intel; altrove i prodotti restano in FP32.
+    """
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before, products.fp32_precision = products.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
+
+
+@quick_products()
 def train(options: argparse.Namespace) -> None:
     """`attention train`: da una ricetta a un modello, anche riprendendo da dove si era."""
     recipe = RECIPES[options.recipe]
@@ -150,7 +178,8 @@ def train(options: argparse.Namespace) -> None:
         for _ in shown(steps, trainer.step, recipe.steps, quiet=group.rank > 0):
             pass
         if group.rank == 0:
-            average_checkpoints(checkpoints(folder)[-recipe.keep :]).save(folder / MODEL)
+            model = average_checkpoints(checkpoints(folder)[-recipe.keep :])
+            model.to(recipe.dtype).save(folder / MODEL)
             print(f"Il modello è in {folder / MODEL}.", file=sys.stderr)
 
 
@@ -239,8 +268,7 @@ def start(
     trainer = Trainer(
         model,
         loss,
-        make_optimizer(model),
-        lambda step: learning_rate(step, config.d_model, recipe.warmup),
+        *regime(recipe, model),
         group,
         options.seed,
         torch.bfloat16 if options.bfloat16 else torch.float32,
@@ -250,10 +278,21 @@ def start(
         "recipe": options.recipe,
         "seed": options.seed,
         "budget": budget,
-    }
+    } | ({} if recipe.top is None else {"steps": recipe.steps})
     position = resume(trainer, folder, options.resume, notes)
     feed = Feed(Corpus(folder / DATA), budget, options.seed, group, options.accumulate, position)
     return trainer, feed, notes
+
+
+def regime(
+    recipe: Recipe, model: Transformer
+) -> tuple[torch.optim.Optimizer, Callable[[int], float]]:
+    """Chi muove i pesi, e il tasso di ogni passo: come nell'articolo, oppure Muon."""
+    if recipe.top is None:
+        width, warmup = model.config.d_model, recipe.warmup
+        return make_optimizer(model), lambda step: learning_rate(step, width, warmup)
+    steps, warmup, top = recipe.steps, recipe.warmup, recipe.top
+    return Muon(model), lambda step: falling_rate(step, steps, warmup, top)
 
 
 def loss(model: Transformer, batch: Batch) -> BatchLoss:
@@ -265,7 +304,8 @@ def resume(trainer: Trainer, folder: Path, wanted: bool, notes: dict[str, Any]) 
     """Rimette tutto com'era nell'ultimo checkpoint intero, se si vuole riprendere.
 
     La ricetta, il seme e i token di un batch devono essere quelli di allora: la posizione nei dati
-    conta i batch, e con altri batch non vorrebbe dire nulla.
+    conta i batch, e con altri batch non vorrebbe dire nulla. Se il tasso scende fino in fondo,
+    anche i passi: con un altro fondo ogni tasso sarebbe stato un altro.
     """
     if not wanted:
         require(not checkpoints(folder), "--folder", f"{folder}, con dei checkpoint", "--resume")

@@ -1170,7 +1170,8 @@ def test_without_checkpoints_one_begins_from_the_beginning(tmp_path):
 @pytest.mark.parametrize(("keep", "left"), [(1, [5]), (2, [4, 5]), (5, [1, 2, 3, 4, 5]), (9, None)])
 def test_tidy_keeps_the_last_ones(tmp_path, keep, left):
     """Commento: ne restano `keep`, i più nuovi; nient'altro si tocca."""
-    paths = [write_checkpoint(tmp_path, sample(step)) for step in (1, 2, 3, 4, 5)]
+    for step in (1, 2, 3, 4, 5):
+        write_checkpoint(tmp_path, sample(step))
     (tmp_path / "checkpoint-best.safetensors").write_bytes(b"")
     tidy(tmp_path, 5, keep)
     assert [read_checkpoint(path).step for path in checkpoints(tmp_path)] == (
@@ -1193,7 +1194,7 @@ def test_a_damaged_checkpoint_of_the_future_does_not_push_out_the_good_ones(tmp_
 
 
 def test_who_died_on_the_last_line_leaves_nothing_to_those_who_resume(corpus, tmp_path):
-    """Commento: ucciso dopo l'ultimo checkpoint e prima di togliere i vecchi, si mette in ordine."""
+    """Commento: ucciso fra l'ultimo checkpoint e l'ultima pulizia: la finisce chi riprende."""
     train(*begin(corpus), 4, tmp_path, keep=4)
     (tmp_path / ".partial").mkdir()
     (tmp_path / ".partial" / "checkpoint-00000004.safetensors").write_bytes(b"resti")

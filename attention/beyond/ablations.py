@@ -127,10 +127,10 @@ VARIANTS = (
 )
 """Il giocattolo, e dieci modi di cambiarne una cosa sola."""
 
-STEPS = 1200
+STEPS = 800
 """I passi di ogni addestramento: meno di quelli della ricetta, perché sono molti."""
 
-WARMUP = 400
+WARMUP = 300
 """In quanti il tasso di apprendimento sale."""
 
 

@@ -610,8 +610,8 @@ class Run(NamedTuple):
     value: float
 
 
-STEPS = 2400
-"""I passi degli altri addestramenti: un quinto di quelli del modello in deposito."""
+STEPS = 1200
+"""I passi degli altri addestramenti: meno di metà di quelli del modello in deposito."""
 
 RESULTS = Path(__file__).with_suffix(".csv")
 """I risultati degli altri semi."""

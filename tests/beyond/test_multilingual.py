@@ -63,7 +63,7 @@ from attention.beyond.multilingual import (
     unnamed,
     written,
 )
-from attention.command_line import SHIPPED, TOY, load
+from attention.command_line import RECIPES, SHIPPED, TOY, load
 from attention.s3_1_encoder_decoder_stacks import EncoderLayer
 from attention.s3_model_architecture import READER, evaluating, make_encoder_layer
 from attention.s5_1_data_batching import collate, padded
@@ -341,11 +341,12 @@ def test_raw_directions_do_not_meet(shipped):
     """C5: nella tabella, e strato contro strato, Buch non è vicino a libro più che ad altro."""
     model, _, words, seen = shipped
     spots = places(model, seen)
-    for name in ("le due righe della tabella", "encoder 1, decoder 1 che legge"):
+    for name in list(spots)[:3]:
         line = compared(words, *spots[name])
         assert abs(line.pairs.mean) < 0.1
         assert line.found.mean < 0.05
-        assert line.alike.low < line.pairs.mean < line.alike.high + 0.06
+        assert line.alike.low < line.pairs.mean < line.alike.high + 0.03
+    assert compared(words, seen.german, seen.italian).pairs.low > 0
 
 
 def test_the_two_clouds_are_one_turned(shipped, blank):
@@ -362,11 +363,26 @@ def test_the_last_bridge_leads_to_the_italian_row(shipped):
     """C2: il passaggio è una matrice fissa, nell'ultima attenzione verso l'encoder."""
     model, _, words, seen = shipped
     spots = places(model, seen)
-    assert compared(words, *spots["ponte 2, riga"]).found.low > 0.85
+    assert compared(words, *spots["ponte 2, riga"]).found.mean == 1
     assert compared(words, *spots["ponte 1, riga"]).found.mean < 0.05
-    assert compared(words, *spots["uscita dell'encoder, riga"]).found.mean < 0.1
-    assert compared(words, *spots["decoder 1 che scrive, riga"]).found.mean < 0.05
+    memory = compared(words, *spots["uscita dell'encoder, riga"])
+    assert memory.found.mean < 0.1
+    assert memory.turned.mean > 0.95
+    early = compared(words, *spots["decoder 1 che scrive, riga"])
+    assert early.found.mean < 0.1
+    assert 0.2 < early.turned.mean < 0.45
     assert compared(words, *spots["decoder 2 che scrive, riga"]).found.mean == 1
+
+
+def test_the_word_read_fades_in_the_second_layer(shipped):
+    """Alla posizione che legge «libro», dopo il secondo strato la rotazione lo ritrova meno."""
+    model, _, words, seen = shipped
+    spots = places(model, seen)
+    first, second = (
+        compared(words, *spots[f"encoder {i}, decoder {i} che legge"]).turned for i in (1, 2)
+    )
+    assert first.mean > 0.8
+    assert 0.2 < second.mean < 0.5
 
 
 def test_places_pair_what_they_say(shipped):
@@ -399,7 +415,8 @@ def test_the_bridge_is_w_v_times_w_o(shipped):
     model, _, _, seen = shipped
     for layer in (1, 2):
         cross = model.decoder.layers[layer - 1].cross_attention
-        w_v = cross.w_qkv.detach()[128:192].double()
+        w_v = cross.w_qkv.detach()[2 * TOY.d_model :].double()
+        assert w_v.shape == (TOY.d_model, TOY.d_model)
         w_o = cross.w_o.detach().double()
         memory = seen.encoder[-1][:9]
         by_hand = memory.double() @ w_v.mT @ w_o.mT
@@ -407,7 +424,10 @@ def test_the_bridge_is_w_v_times_w_o(shipped):
 
 
 def test_the_second_bridge_is_in_use(shipped):
-    """Dal posto che scrive il nome, il secondo strato guarda quasi soltanto il nome tedesco."""
+    """Dal posto che scrive il nome, il secondo strato guarda soprattutto il nome tedesco.
+
+    Anche il primo lo guarda, con tre teste su quattro.
+    """
     model, vocabulary, words, _ = shipped
     looks = []
     for it in words:
@@ -415,11 +435,14 @@ def test_the_second_bridge_is_in_use(shipped):
         maps = attention_maps(model, batch)
         looks.append([maps["cross", k][:, int(italian) - 1, int(german)] for k in (0, 1)])
     first, second = (torch.stack(it) for it in zip(*looks, strict=True))
-    assert second.mean(0).min() > 0.9
-    assert second.mean(1).min() > 0.7
-    assert {words[i].noun.lemma for i in (second < 0.5).any(-1).nonzero()} == {"Bericht", "Bahnhof"}
-    assert (second < 0.5).any(0).sum() == 1
-    assert first.mean(0).max() < 0.2
+    assert second.mean(0).min() > 0.7
+    assert second.mean(1).min() > 0.3
+    assert 0 < (second < 0.5).any(-1).double().mean() < 0.12
+    assert second.amin() < 0.3
+    used = first.mean(0).sort().values
+    assert used[0] < 0.05
+    assert used[1] > 0.4
+    assert used[3] < 0.65
 
 
 @pytest.mark.usefixtures("our_own_errors")
@@ -433,20 +456,25 @@ def test_bridges_are_counted_from_one(shipped):
 def test_german_vectors_lean_towards_the_italian_gender(shipped):
     """D28: il vettore di Apfel si dispone come vuole «mela», non come vuole «der»."""
     _, _, words, seen = shipped
+    forms = torch.tensor([["mf".index(it.noun.gender), it.noun.german.column] for it in words])
+    neither = (forms.unsqueeze(1) != forms).all(-1)
     for german in (seen.german, seen.encoder[2]):
         pull = gender_pull(words, german)
-        assert pull.italian.low > 0.1
-        assert pull.german.high < -0.1
+        assert pull.italian.low > 0.06
+        assert pull.german.high < -0.06
+        none = mean_where(cosines(german, german), neither).mean().item()
+        assert pull.italian.mean - none > 3 * (pull.german.mean - none) > 0
         table, row = cosines(german, german), [it.noun.lemma for it in words].index("Apfel")
         feminine = torch.tensor([it.noun.gender == "f" for it in words])
         others = torch.arange(len(words)) != row
-        assert table[row, feminine & others].mean() > 0.1 > table[row, ~feminine].mean()
+        assert table[row, feminine & others].mean() > 0.1
+        assert table[row, ~feminine].mean() < -0.1
     there = gender_pull(words, seen.italian)
     assert abs(there.italian.mean) < 0.05
 
 
 def test_a_grafted_vector_carries_the_word(shipped):
-    """D28: si cambia un vettore, e il decoder scrive l'altra parola."""
+    """D28: si cambia un vettore, e il decoder scrive quasi sempre l'altra parola."""
     model, vocabulary, words, _ = shipped
     italian = torch.tensor([it.italian for it in words])
     assert torch.equal(grafted(model, vocabulary, words, 0), italian)
@@ -665,32 +693,36 @@ def test_sie_hat_ihn_verlassen_is_not_split_between_its_readings(shipped):
     model, vocabulary, _, _ = shipped
     texts = ("Lei ha lasciato.", "Lei l'ha lasciato.", "Lei l'ha lasciata.")
     short, *right = logs(model, vocabulary, "Sie hat ihn verlassen.", texts).exp().tolist()
-    assert short == pytest.approx(0.42, abs=0.01)
+    assert short == pytest.approx(0.9**5, abs=0.02)
     assert sum(right) < 1e-4 * short
     assert len(vocabulary.encode(texts[0])) + 1 == 5
     hypotheses = beam_search(model, padded([vocabulary.encode("Sie hat ihn verlassen.")]))[0]
     assert vocabulary.decode(hypotheses[0].tokens) == "Lei ha lasciato."
 
 
-def test_a_named_pronoun_is_hardly_any_trouble(shipped):
-    """D30: detto prima di chi si parla, il pronome prende il genere giusto, fuorché con «Keks»."""
+def test_a_named_pronoun_is_no_trouble(shipped):
+    """D30: detto prima di chi si parla, il pronome prende sempre il genere italiano giusto."""
     model, vocabulary, _, _ = shipped
     family = list(named())
     found = beam_search(model, padded([vocabulary.encode(it.german) for it in family]))
     texts = [vocabulary.decode(hypotheses[0].tokens) for hypotheses in found]
-    missed = [text for text, it in zip(texts, family, strict=True) if text != it.readings[0]]
     assert len(family) == 31
-    assert missed == ["Ho comprato il biscotto e l'ho mangiata."]
-    assert {it.readings[0][-2] for it in family} == {"o", "a"}
+    assert texts == [it.readings[0] for it in family]
+    assert {text[-2] for text in texts} == {"o", "a"}
+    assert judged(model, vocabulary, family).certain == 1
 
 
 def test_a_model_can_be_sure_where_nobody_can_know(shipped):
-    """D30: «chi vede chi» si può tradurre bene in due modi; il modello ne sceglie sempre uno."""
+    """D30: «chi vede chi» ha due traduzioni giuste; il modello scrive quasi sempre la seconda."""
     model, vocabulary, _, _ = shipped
-    found = judged(model, vocabulary, list(either()))
+    family = list(either())
+    found = judged(model, vocabulary, family)
     assert found.valid == 1
-    assert found.certain > 0.9
-    assert found.first == 0
+    assert 0.8 < found.certain < 0.95
+    assert found.first < 0.06
+    source = padded([vocabulary.encode(it.german) for it in family])
+    texts = [vocabulary.decode(it[0].tokens) for it in beam_search(model, source)]
+    assert sum(text == it.readings[1] for text, it in zip(texts, family, strict=True)) in (38, 39)
     german = "Ich höre die Schülerin, die die Lehrerin verlässt."
     best = beam_search(model, padded([vocabulary.encode(german)]))[0][0]
     assert vocabulary.decode(best.tokens) == "Sento l'alunna che la maestra lascia."
@@ -742,7 +774,8 @@ def test_published_results_are_whole(shipped):
     wanted += [("innesto", "found"), ("sorgente in italiano", "found")]
     wanted += [(family, it) for family in FAMILIES for it in ("valid", "certain", "first")]
     assert [it[:3] for it in read_runs()] == [(seed, *it) for seed in SEEDS for it in wanted]
-    assert STEPS == 2400
+    assert STEPS == 1200 < RECIPES["giocattolo"].steps / 2
+    assert RECIPES["giocattolo"].steps == 2600
     assert len(SEEDS) >= 3
 
 
@@ -752,30 +785,44 @@ def published(what, measure):
 
 def test_other_seeds_say_the_same_of_the_words():
     table, path = "le due righe della tabella", "ponte 2, riga"
-    assert max(map(abs, published(table, "pairs"))) < 0.1
+    assert 0 < min(published(table, "pairs")) <= max(published(table, "pairs")) < 0.1
     assert max(published(table, "found")) < 0.05
     assert min(published(table, "turned")) > 0.95
     assert min(published(path, "found")) > 0.95
     assert max(published("ponte 1, riga", "found")) < 0.05
-    layers = [published(f"encoder {i}, decoder {i} che legge", "turned") for i in (1, 2)]
-    assert [below > above for below, above in zip(*layers, strict=True)].count(True) == 2
+    assert min(published("uscita dell'encoder, riga", "turned")) > 0.9
+    assert max(published("decoder 1 che scrive, riga", "turned")) < 0.2
+    assert min(published("decoder 2 che scrive, riga", "found")) > 0.95
     assert max(published("sorgente in italiano", "found")) < 0.05
-    assert min(published("innesto", "found")) > 0.5
+    assert 0.85 < min(published("innesto", "found")) <= max(published("innesto", "found")) < 0.97
+
+
+def test_other_seeds_do_not_fade_alike():
+    """Dove il decoder legge, il calo del modello in deposito in questi non c'è."""
+    first, second = (published(f"encoder {i}, decoder {i} che legge", "turned") for i in (1, 2))
+    assert max(first) < 0.7
+    assert max(abs(a - b) for a, b in zip(first, second, strict=True)) < 0.15
+    assert any(a < b for a, b in zip(first, second, strict=True))
 
 
 def test_every_seed_prefers_the_same_reading(shipped):
-    """Chi vede chi: nessuno può saperlo, e tutti scelgono la seconda lettura.
+    """Chi vede chi: nessuno può saperlo, e tutti preferiscono la seconda lettura.
 
-    Con «ihn, detto prima», addestrati per meno passi, sbagliano più del modello in deposito.
+    Con «ihn, detto prima», addestrati per meno passi, sono meno sicuri del modello in deposito.
     """
-    assert max(published("chi vede chi", "first")) <= 0.1
-    assert min(published("chi vede chi", "certain")) > 0.65
-    assert min(published("chi vede chi", "valid")) > 0.65
-    assert max(published("ihn, senza chi", "valid")) == 0
     model, vocabulary, _, _ = shipped
-    named_ = published("ihn, detto prima", "first")
-    assert 0.4 < min(named_) < 0.6
-    assert max(named_) < 0.95 < judged(model, vocabulary, list(named())).first
+    mine = {it: judged(model, vocabulary, list(FAMILIES[it]())) for it in FAMILIES}
+    who, said_ = "chi vede chi", "ihn, detto prima"
+    assert max(published(who, "first")) < 0.35
+    assert min(published(who, "certain")) > 0.5
+    assert 0.3 < min(published(who, "valid")) <= max(published(who, "valid")) < 0.7
+    assert max(published("ihn, senza chi", "valid")) == 0
+    assert max(published("Sie: loro o Lei", "valid")) < 0.05
+    assert min(published(said_, "first")) > 0.85
+    assert published(said_, "first").count(1) == 2
+    assert max(published(said_, "certain")) < 0.95 < mine[said_].certain
+    assert sorted(published(said_, "certain"))[1] < 0.6
+    assert max(published(who, "valid")) < mine[who].valid
 
 
 def test_measures_are_those_of_every_place_and_family(shipped, monkeypatch):
@@ -789,7 +836,14 @@ def test_measures_are_those_of_every_place_and_family(shipped, monkeypatch):
         wanted |= {(place, it): getattr(line, it).mean for it in ("pairs", "found", "turned")}
     verdict = judged(model, vocabulary, few)
     wanted |= {("prova", it): getattr(verdict, it) for it in ("valid", "certain", "first")}
-    wanted |= {("innesto", "found"): 1.0, ("sorgente in italiano", "found"): 0.0}
+    italian, step = [it.italian for it in words], len(words) // 2
+    own = [italian[i - step] for i in range(len(words))]
+    graft = grafted(model, vocabulary, words, step)
+    read = reversed_reading(model, vocabulary, words)
+    for name, texts, goals in (("innesto", graft, own), ("sorgente in italiano", read, italian)):
+        hits = sum(a == b for a, b in zip(texts.tolist(), goals, strict=True))
+        wanted[name, "found"] = hits / len(words)
+    assert wanted["innesto", "found"] > 0.9 > 0.1 > wanted["sorgente in italiano", "found"]
     assert found == wanted
 
 
