@@ -307,20 +307,27 @@ def test_a_recipe_chooses_the_type_of_its_model(tmp_path, files, monkeypatch):
         assert {it.dtype for it in load(tmp_path / name)[0].parameters()} == {torch.float32}
 
 
-def test_quick_products_are_quick_inside_only(tmp_path):
+@pytest.fixture
+def products():
+    """L'impostazione dei prodotti, che alla fine torna com'era."""
+    found = torch.backends.mkldnn.matmul
+    before, found.fp32_precision = found.fp32_precision, "ieee"
+    yield found
+    found.fp32_precision = before
+
+
+def test_quick_products_are_quick_inside_only(tmp_path, products):
     """L'impostazione torna quella di prima, anche dopo un errore; e i prodotti sono giusti."""
-    products = torch.backends.mkldnn.matmul
-    before = products.fp32_precision
     left, right = torch.randn(80, 96), torch.randn(96, 300)
     with quick_products():
         assert products.fp32_precision == "bf16"
         found = left @ right
-    assert products.fp32_precision == before
+    assert products.fp32_precision == "ieee"
     exact = left.double() @ right.double()
     torch.testing.assert_close(found.double(), exact, rtol=0.02, atol=0.5)
     with pytest.raises(ValueError, match="train: dato: 0"):
         quick_products()(write_corpus)(tmp_path, 1, 0, 1)
-    assert products.fp32_precision == before
+    assert products.fp32_precision == "ieee"
 
 
 @pytest.mark.parametrize("count", [0, 1, TOGETHER, TOGETHER + 1, 3 * TOGETHER])

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from attention import Transformer, TransformerConfig
 from attention.beyond.grammar import write_corpus
@@ -111,6 +112,15 @@ def test_a_null_matrix_stays_null():
     assert levelled(torch.zeros(3, 5)).count_nonzero() == 0
 
 
+def test_a_tall_matrix_costs_what_its_transpose_costs():
+    """Commento: si lavora dal lato minore: gli stessi prodotti per una matrice alta o larga."""
+    with FlopCounterMode(display=False) as tall:
+        levelled(torch.ones(9, 2))
+    with FlopCounterMode(display=False) as wide:
+        levelled(torch.ones(2, 9))
+    assert tall.get_total_flops() == wide.get_total_flops() == ROUNDS * (4 * 2**2 * 9 + 2 * 2**3)
+
+
 def test_matrices_of_a_stack_do_not_mix():
     """Commento: una pila di matrici dà ciò che darebbero una per una."""
     stack = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
@@ -173,6 +183,11 @@ def test_matrices_are_all_but_the_table():
         "embedding.weight"
     }
     assert len(chosen) == 2 + 2 + 2 * 2 + 2
+
+
+def test_today_s_gradient_counts_for_nineteen_hundredths():
+    """Matita: 0,1 dalla media già aggiornata, per 0,9, più 0,1: la variante di Nesterov."""
+    assert round(MOMENTUM * (1 - MOMENTUM) + (1 - MOMENTUM), 12) == 0.19
 
 
 def test_a_step_by_the_books():
