@@ -211,33 +211,31 @@ def test_a_step_by_the_books():
         assert_equal(matrix.detach().double(), expected, 1e-5)
 
 
-def test_vectors_move_as_with_adam():
-    """Commento: bias e norme si muovono, bit per bit, con l'Adam dell'articolo."""
+def moved_by_muon_and_adam(decay: float = 0.0) -> tuple[Transformer, Transformer]:
+    """Due modelli uguali dopo tre passi: uno con Muon; uno con Adam, e la tabella che decade."""
     ours, theirs = model_with_gradients(), model_with_gradients()
     both = Muon(ours), make_optimizer(theirs)
     for seed in range(3):
+        with torch.no_grad():
+            theirs.embedding.weight.mul_(1 - 0.01 * decay)
         for model, optimizer in zip((ours, theirs), both, strict=True):
             torch.manual_seed(seed)
             new_gradients(model)
             set_learning_rate(optimizer, 0.01)
             optimizer.step()
-    pairs = [*zip(ours.parameters(), theirs.parameters(), strict=True)]
+    return ours, theirs
+
+
+def test_vectors_move_as_with_adam():
+    """Commento: bias e norme si muovono, bit per bit, con l'Adam dell'articolo."""
+    ours, theirs = moved_by_muon_and_adam()
+    pairs = zip(ours.parameters(), theirs.parameters(), strict=True)
     assert all(torch.equal(it, other) == (it.dim() == 1) for it, other in pairs)
 
 
 def test_the_table_moves_with_adam_and_decays():
     """Commento: prima perde la sua parte, poi si muove come dice Adam."""
-    ours, theirs = model_with_gradients(), model_with_gradients()
-    both = Muon(ours), make_optimizer(theirs)
-    for seed in range(3):
-        for model, optimizer in zip((ours, theirs), both, strict=True):
-            torch.manual_seed(seed)
-            new_gradients(model)
-            if model is theirs:
-                with torch.no_grad():
-                    theirs.embedding.weight.mul_(1 - 0.01 * DECAY)
-            set_learning_rate(optimizer, 0.01)
-            optimizer.step()
+    ours, theirs = moved_by_muon_and_adam(DECAY)
     assert_equal(ours.embedding.weight, theirs.embedding.weight, 1e-7)
 
 
