@@ -129,7 +129,7 @@ PARSER = TransformerConfig(layers=2, d_model=64, d_ff=256, heads=4, dropout=0.0)
 
 RECIPES = {
     "giocattolo": Recipe(
-        TOY, 3000, 1600, 2600, 250, 50, 4, write_sentences, top=0.007, dtype=torch.float16
+        TOY, 4000, 1600, 2400, 250, 50, 4, write_sentences, top=0.007, dtype=torch.float16
     ),
     "alberi": Recipe(PARSER, 1000, 2000, 5000, 1000, 200, 10, write_trees),
     "lettore": Recipe(READER, 37_000, 25_000, 100_000, 4000, 1400, 5),

@@ -270,12 +270,15 @@ UN = ("un", "una", "", "")
 PREPOSITIONS = {"di": "de", "a": "a", "da": "da", "in": "ne", "su": "su"}
 """Le preposizioni che si fondono con l'articolo, e il tema con cui lo fanno."""
 
+FUSED = {"il": "l", "lo": "llo", "l'": "ll'", "la": "lla", "i": "i", "gli": "gli", "le": "lle"}
+"""Ciò che di un articolo resta, dopo il tema."""
+
 ARTICULATED = {
     (preposition, article): stem + ending
     for preposition, stem in PREPOSITIONS.items()
-    for article, ending in zip(IL, ("l", "lla", "i", "lle"), strict=True)
+    for article, ending in FUSED.items()
 }
-"""Le preposizioni articolate davanti a consonante: «di», «il» diventa «del»."""
+"""Le preposizioni articolate: «di», «gli» diventa «degli»."""
 
 ALLOMORPHS = {
     "il": ("lo", "l'"),
@@ -291,9 +294,6 @@ ALLOMORPHS = {
     "bel": ("bello", "bell'"),
     "bei": ("begli", "begli"),
     "buon": ("buono", "buon"),
-    **{stem + "l": (stem + "llo", stem + "ll'") for stem in PREPOSITIONS.values()},
-    **{stem + "lla": (stem + "lla", stem + "ll'") for stem in PREPOSITIONS.values()},
-    **{stem + "i": (stem + "gli", stem + "gli") for stem in PREPOSITIONS.values()},
 }
 """Le parole che guardano la seguente: la forma davanti a «studente» e quella davanti ad «amico».
 
@@ -325,7 +325,7 @@ def before(word: str, following: str) -> str:
 
 
 def articulated(words: list[str]) -> list[str]:
-    """Fonde le preposizioni con l'articolo che segue: «di», «il» diventa «del»."""
+    """Fonde le preposizioni con l'articolo che segue: «di», «gli» diventa «degli»."""
     fused: list[str] = []
     for word in words:
         joined = ARTICULATED.get((fused[-1], word)) if fused else None
@@ -337,10 +337,13 @@ def articulated(words: list[str]) -> list[str]:
 
 
 def italian_text(words: list[str]) -> str:
-    """Le parole in fila: prima le preposizioni articolate, poi ogni parola guarda la seguente."""
-    fused = articulated(words)
-    heard = [before(word, following) for word, following in itertools.pairwise(fused)]
-    return punctuated(" ".join([*heard, fused[-1]]).replace("' ", "'"))
+    """Le parole in fila: prima ognuna guarda la seguente, poi le preposizioni si fondono.
+
+    Una preposizione articolata si fa dunque da due parole, e «dai», che è anche un verbo, resta
+    com'è: «dai un libro».
+    """
+    heard = [before(word, following) for word, following in itertools.pairwise(words)]
+    return punctuated(" ".join(articulated([*heard, words[-1]])).replace("' ", "'"))
 
 
 SHORT = {"bello": "bel", "belli": "bei", "buono": "buon"}

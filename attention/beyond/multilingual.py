@@ -611,7 +611,7 @@ class Run(NamedTuple):
 
 
 STEPS = 1200
-"""I passi degli altri addestramenti: meno di metà di quelli del modello in deposito."""
+"""I passi degli altri addestramenti: la metà di quelli del modello in deposito."""
 
 RESULTS = Path(__file__).with_suffix(".csv")
 """I risultati degli altri semi."""

@@ -214,14 +214,16 @@ def test_trends_of_the_published_runs():
     """Dove gli intervalli dei semi sono separati, dove si sovrappongono, e il verso di ognuno."""
     rows = {row.variant.name: row for row in table(read_runs())}
     toy = rows["il giocattolo"]
-    for name in ("1 testa", "d_k = 4", "1 strato"):
-        assert rows[name].lowest > toy.highest, name
+    assert rows["1 testa"].lowest > toy.highest
     assert rows["dropout 0,1"].highest < toy.lowest
-    for name in ("2 teste", "16 teste", "d_ff = 64", "posizioni apprese"):
+    for name in ("2 teste", "16 teste", "d_k = 4", "1 strato", "d_ff = 64", "posizioni apprese"):
         assert rows[name].lowest < toy.highest, name
         assert rows[name].highest > toy.lowest, name
-    for name in ("2 teste", "d_ff = 64", "posizioni apprese"):
+    for name in ("d_k = 4", "d_ff = 64"):
         assert worse_seeds(name) == (3, 3), name
+    for name in ("1 strato", "2 teste"):
+        assert worse_seeds(name) == (2, 3), name
+    assert worse_seeds("posizioni apprese") == (1, 3)
     assert worse_seeds("16 teste") == (0, 3)
     floor = {epsilon: -math.log(1 - epsilon) for epsilon in (0, 0.1, 0.2)}
     bare = [
@@ -249,16 +251,16 @@ def test_the_curve_is_read_as_it_was_written(tmp_path):
 
 
 def test_the_curve_of_the_toy_falls_and_then_bends():
-    """Da 8,4 a meno di 0,6 intorno al massimo del tasso, sempre; poi sempre più adagio."""
+    """Da 8,6 a meno di 0,5 intorno al massimo del tasso, sempre; poi sempre più adagio."""
     curve = read_curve(SHIPPED / "giocattolo" / command_line.CURVE)
     losses = smoothed([it.nll for it in curve], WINDOW)
     at = {step: losses[step // WINDOW] for step in (0, 100, 200, 300, 400, 500, 800)}
     falls = [before / after for before, after in pairwise(at.values())]
     assert min(falls) > 1.2
-    assert [round(at[step], 1) for step in (0, 800)] == [8.4, 0.2]
-    assert at[300] < 0.6
+    assert [round(at[step], 1) for step in (0, 800)] == [8.6, 0.2]
+    assert at[300] < 0.5
     assert round(losses[-1], 2) == 0.11
-    assert at[0] - at[300] > 20 * (at[300] - at[800]) > 60 * (at[800] - losses[-1])
+    assert at[0] - at[300] > 20 * (at[300] - at[800]) > 40 * (at[800] - losses[-1])
     rates = [it.rate for it in curve]
     assert rates.index(max(rates)) + 1 == RECIPES["giocattolo"].warmup
 

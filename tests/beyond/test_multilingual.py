@@ -14,7 +14,17 @@ import torch
 from attention import Transformer
 from attention.beyond import multilingual
 from attention.beyond.ablations import SEED
-from attention.beyond.grammar import PERSON, PRONOUNS, Case, Clause, Tense, Words, lexicon, pairs
+from attention.beyond.grammar import (
+    OPENERS,
+    PERSON,
+    PRONOUNS,
+    Case,
+    Clause,
+    Tense,
+    Words,
+    lexicon,
+    pairs,
+)
 from attention.beyond.multilingual import (
     FAMILIES,
     FOLDS,
@@ -338,15 +348,25 @@ def test_gender_pull_by_hand():
 
 
 def test_raw_directions_do_not_meet(shipped):
-    """C5: nella tabella, e strato contro strato, Buch non è vicino a libro più che ad altro."""
+    """C5: una parola e la sua traduzione: nella tabella appena più vicine che parole simili.
+
+    Strato contro strato, nemmeno quello.
+    """
     model, _, words, seen = shipped
-    spots = places(model, seen)
+    assert len(words) == 141
+    spots, more = places(model, seen), []
     for name in list(spots)[:3]:
         line = compared(words, *spots[name])
         assert abs(line.pairs.mean) < 0.1
         assert line.found.mean < 0.05
-        assert line.alike.low < line.pairs.mean < line.alike.high + 0.03
-    assert compared(words, seen.german, seen.italian).pairs.low > 0
+        table = cosines(*spots[name])
+        more.append(estimate(table.diag() - mean_where(table, alike(words))))
+    assert 0 < more[0].low < 0.01
+    assert 0.01 < more[0].mean < 0.03
+    assert all(it.low < 0 < it.high < 0.03 for it in more[1:])
+    rows = compared(words, seen.german, seen.italian)
+    assert rows.pairs.low > 0
+    assert rows.found.mean == 4 / 141
 
 
 def test_the_two_clouds_are_one_turned(shipped, blank):
@@ -370,7 +390,7 @@ def test_the_last_bridge_leads_to_the_italian_row(shipped):
     assert memory.turned.mean > 0.95
     early = compared(words, *spots["decoder 1 che scrive, riga"])
     assert early.found.mean < 0.1
-    assert 0.2 < early.turned.mean < 0.45
+    assert 0.05 < early.turned.mean < 0.2
     assert compared(words, *spots["decoder 2 che scrive, riga"]).found.mean == 1
 
 
@@ -381,8 +401,8 @@ def test_the_word_read_fades_in_the_second_layer(shipped):
     first, second = (
         compared(words, *spots[f"encoder {i}, decoder {i} che legge"]).turned for i in (1, 2)
     )
-    assert first.mean > 0.8
-    assert 0.2 < second.mean < 0.5
+    assert first.mean > 0.9
+    assert 0.3 < second.mean < 0.5
 
 
 def test_places_pair_what_they_say(shipped):
@@ -424,9 +444,9 @@ def test_the_bridge_is_w_v_times_w_o(shipped):
 
 
 def test_the_second_bridge_is_in_use(shipped):
-    """Dal posto che scrive il nome, il secondo strato guarda soprattutto il nome tedesco.
+    """Dal posto che scrive il nome, il secondo strato guarda quasi soltanto il nome tedesco.
 
-    Anche il primo lo guarda, con tre teste su quattro.
+    Anche il primo lo guarda, con due teste su quattro.
     """
     model, vocabulary, words, _ = shipped
     looks = []
@@ -435,14 +455,14 @@ def test_the_second_bridge_is_in_use(shipped):
         maps = attention_maps(model, batch)
         looks.append([maps["cross", k][:, int(italian) - 1, int(german)] for k in (0, 1)])
     first, second = (torch.stack(it) for it in zip(*looks, strict=True))
-    assert second.mean(0).min() > 0.7
+    assert 0.8 < second.mean(0).min() < 0.9 < second.mean(0).max()
     assert second.mean(1).min() > 0.3
-    assert 0 < (second < 0.5).any(-1).double().mean() < 0.12
-    assert second.amin() < 0.3
+    strays = {it.noun.lemma: int(n) for it, n in zip(words, (second < 0.5).sum(-1), strict=True)}
+    assert {lemma: n for lemma, n in strays.items() if n} == {"Zucker": 3, "Insel": 1}
     used = first.mean(0).sort().values
-    assert used[0] < 0.05
-    assert used[1] > 0.4
-    assert used[3] < 0.65
+    assert used[1] < 0.05
+    assert 0.25 < used[2] < 0.4
+    assert 0.65 < used[3] < 0.8
 
 
 @pytest.mark.usefixtures("our_own_errors")
@@ -477,11 +497,11 @@ def test_a_grafted_vector_carries_the_word(shipped):
     """D28: si cambia un vettore, e il decoder scrive quasi sempre l'altra parola."""
     model, vocabulary, words, _ = shipped
     italian = torch.tensor([it.italian for it in words])
-    assert torch.equal(grafted(model, vocabulary, words, 0), italian)
-    for step in (1, 62):
-        assert (
-            grafted(model, vocabulary, words, step) == italian.roll(step)
-        ).double().mean() > 0.97
+    orange = [it.noun.lemma for it in words].index("Orange")
+    for step, missed in ((0, 2), (1, 2), (70, 1)):
+        wrong = grafted(model, vocabulary, words, step).roll(-step) != italian
+        assert wrong.sum() == missed
+        assert wrong[orange]
 
 
 def test_written_is_what_the_whole_model_says(shipped):
@@ -495,11 +515,13 @@ def test_written_is_what_the_whole_model_says(shipped):
 
 
 def test_the_toy_cannot_read_the_language_it_writes(shipped):
-    """D27: scrive «libro» senza errori, e davanti a «Vedo ogni libro» non lo riconosce."""
+    """D27: da «Buch» scrive «libro», e davanti a «Vedo ogni libro» non lo riconosce."""
     model, vocabulary, words, _ = shipped
     italian = torch.tensor([it.italian for it in words])
+    book = [it.noun.lemma for it in words].index("Buch")
+    assert grafted(model, vocabulary, words, 0)[book] == italian[book]
     found = reversed_reading(model, vocabulary, words)
-    assert (found == italian).double().mean() < 0.05
+    assert not (found == italian).any()
     source = collate([(it, it) for it in [vocabulary.encode(carrier(words[5].noun)[1])]])
     with evaluating(model):
         logits = model(source.source, source.target)
@@ -507,11 +529,28 @@ def test_the_toy_cannot_read_the_language_it_writes(shipped):
     assert found[5] == logits[0, place].argmax()
 
 
+def test_left_alone_the_toy_stumbles_on_the_carrier(shipped):
+    """Senza «Vedo ogni» già scritto, la frase delle parole per lo più non gli riesce.
+
+    In addestramento «jeder» sta davanti al soggetto, o a un giorno: mai davanti all'oggetto.
+    """
+    model, vocabulary, words, _ = shipped
+    texts = [carrier(it.noun) for it in words]
+    found = beam_search(model, padded([vocabulary.encode(german) for german, _ in texts]))
+    right = [
+        vocabulary.decode(it[0].tokens) == text for it, (_, text) in zip(found, texts, strict=True)
+    ]
+    assert sum(right) == 57
+    assert right[[it.noun.lemma for it in words].index("Buch")]
+    assert "jeder" in OPENERS["subject"].singular
+    assert not any("jeder" in it.singular for name, it in OPENERS.items() if name != "subject")
+
+
 def test_identical_strings_share_a_row_and_nothing_else(shipped):
     """Alle: «tutti» in tedesco, a + le in italiano. Stessa riga in ingresso, poi ognuna la sua."""
     model, vocabulary, _, _ = shipped
     sentences = [(it.german, it.italian) for it in pairs(7, 60, "train")]
-    sentences.append(("Ich sehe alle Bücher.", "Parlo alle donne."))
+    sentences.append(("Ich sehe heute alle Bücher.", "Parlo alle donne."))
     common = shared_tokens(vocabulary, sentences)
     german = Counter(token for it, _ in sentences for token in vocabulary.encode(it))
     italian = Counter(token for _, it in sentences for token in vocabulary.encode(it))
@@ -693,7 +732,8 @@ def test_sie_hat_ihn_verlassen_is_not_split_between_its_readings(shipped):
     model, vocabulary, _, _ = shipped
     texts = ("Lei ha lasciato.", "Lei l'ha lasciato.", "Lei l'ha lasciata.")
     short, *right = logs(model, vocabulary, "Sie hat ihn verlassen.", texts).exp().tolist()
-    assert short == pytest.approx(0.9**5, abs=0.02)
+    assert short == pytest.approx(0.555, abs=0.01)
+    assert 0.9 < short / 0.9**5 < 1
     assert sum(right) < 1e-4 * short
     assert len(vocabulary.encode(texts[0])) + 1 == 5
     hypotheses = beam_search(model, padded([vocabulary.encode("Sie hat ihn verlassen.")]))[0]
@@ -713,16 +753,24 @@ def test_a_named_pronoun_is_no_trouble(shipped):
 
 
 def test_a_model_can_be_sure_where_nobody_can_know(shipped):
-    """D30: «chi vede chi» ha due traduzioni giuste; il modello scrive quasi sempre la seconda."""
+    """D30: «chi vede chi» ha due traduzioni giuste; il modello scrive per lo più la seconda.
+
+    Fa eccezione «grüßen», con cui scrive la prima.
+    """
     model, vocabulary, _, _ = shipped
     family = list(either())
     found = judged(model, vocabulary, family)
-    assert found.valid == 1
-    assert 0.8 < found.certain < 0.95
-    assert found.first < 0.06
+    assert found.valid == 39 / 40
+    assert 0.65 < found.certain < 0.8
+    assert 0.2 < found.first < 0.3
     source = padded([vocabulary.encode(it.german) for it in family])
     texts = [vocabulary.decode(it[0].tokens) for it in beam_search(model, source)]
-    assert sum(text == it.readings[1] for text, it in zip(texts, family, strict=True)) in (38, 39)
+    wrote = Counter(
+        ("grüßt." in it.german, it.readings.index(text) if text in it.readings else None)
+        for text, it in zip(texts, family, strict=True)
+    )
+    assert wrote == {(True, 0): 7, (True, 1): 1, (True, None): 1, (False, 0): 2, (False, 1): 29}
+    assert "Incontro la studentessa che saluta la donna saluta." in texts
     german = "Ich höre die Schülerin, die die Lehrerin verlässt."
     best = beam_search(model, padded([vocabulary.encode(german)]))[0][0]
     assert vocabulary.decode(best.tokens) == "Sento l'alunna che la maestra lascia."
@@ -774,8 +822,8 @@ def test_published_results_are_whole(shipped):
     wanted += [("innesto", "found"), ("sorgente in italiano", "found")]
     wanted += [(family, it) for family in FAMILIES for it in ("valid", "certain", "first")]
     assert [it[:3] for it in read_runs()] == [(seed, *it) for seed in SEEDS for it in wanted]
-    assert STEPS == 1200 < RECIPES["giocattolo"].steps / 2
-    assert RECIPES["giocattolo"].steps == 2600
+    assert STEPS == 1200 == RECIPES["giocattolo"].steps / 2
+    assert RECIPES["giocattolo"].steps == 2400
     assert len(SEEDS) >= 3
 
 
@@ -791,37 +839,53 @@ def test_other_seeds_say_the_same_of_the_words():
     assert min(published(path, "found")) > 0.95
     assert max(published("ponte 1, riga", "found")) < 0.05
     assert min(published("uscita dell'encoder, riga", "turned")) > 0.9
-    assert max(published("decoder 1 che scrive, riga", "turned")) < 0.2
+    assert max(published("decoder 1 che scrive, riga", "turned")) < 0.12
     assert min(published("decoder 2 che scrive, riga", "found")) > 0.95
     assert max(published("sorgente in italiano", "found")) < 0.05
-    assert 0.85 < min(published("innesto", "found")) <= max(published("innesto", "found")) < 0.97
+    assert 0.96 < min(published("innesto", "found")) <= max(published("innesto", "found")) < 0.985
 
 
-def test_other_seeds_do_not_fade_alike():
-    """Dove il decoder legge, il calo del modello in deposito in questi non c'è."""
-    first, second = (published(f"encoder {i}, decoder {i} che legge", "turned") for i in (1, 2))
-    assert max(first) < 0.7
-    assert max(abs(a - b) for a, b in zip(first, second, strict=True)) < 0.15
-    assert any(a < b for a, b in zip(first, second, strict=True))
+def test_other_seeds_fade_less(shipped):
+    """Dove il decoder legge, partono da meno del modello in deposito, e calano meno."""
+    model, _, words, seen = shipped
+    names, spots = [f"encoder {i}, decoder {i} che legge" for i in (1, 2)], places(model, seen)
+    first, second = (published(name, "turned") for name in names)
+    mine = [compared(words, *spots[name]).turned.mean for name in names]
+    falls = [a - b for a, b in zip(first, second, strict=True)]
+    assert 0.4 < min(first) <= max(first) < 0.5 < mine[0] - 0.4
+    assert 0.25 < min(second) <= max(second) < mine[1]
+    assert 0.05 < min(falls) <= max(falls) < 0.2 < mine[0] - mine[1] - 0.3
+    assert round(141 * min(falls)) == 9
 
 
-def test_every_seed_prefers_the_same_reading(shipped):
-    """Chi vede chi: nessuno può saperlo, e tutti preferiscono la seconda lettura.
+def test_no_seed_prefers_the_first_reading(shipped):
+    """Chi vede chi: nessuno può saperlo. Tre modelli preferiscono la seconda, uno è alla pari.
 
     Con «ihn, detto prima», addestrati per meno passi, sono meno sicuri del modello in deposito.
     """
     model, vocabulary, _, _ = shipped
     mine = {it: judged(model, vocabulary, list(FAMILIES[it]())) for it in FAMILIES}
     who, said_ = "chi vede chi", "ihn, detto prima"
-    assert max(published(who, "first")) < 0.35
-    assert min(published(who, "certain")) > 0.5
-    assert 0.3 < min(published(who, "valid")) <= max(published(who, "valid")) < 0.7
+    forty = torch.arange(mine[who].sentences)
+    assert len(forty) == 40
+    never, less, even = (share(forty < round(40 * it)) for it in sorted(published(who, "first")))
+    assert never.mean == 0
+    assert less.high < 0.5
+    assert share(forty < round(40 * mine[who].first)).high < 0.5
+    assert even.mean < 0.5 < even.high
+    assert abs(less.mean - mine[who].first) < 0.1
+    both = zip(published(who, "first"), published(who, "certain"), strict=True)
+    sure = [certain for _, certain in sorted(both)]
+    assert sure[0] > 0.9
+    assert 0.5 < sure[1] < 0.7
+    assert 0.3 < sure[2] < 0.5
+    assert 0.5 < min(published(who, "valid")) <= max(published(who, "valid")) < 0.75
     assert max(published("ihn, senza chi", "valid")) == 0
-    assert max(published("Sie: loro o Lei", "valid")) < 0.05
-    assert min(published(said_, "first")) > 0.85
+    assert max(published("Sie: loro o Lei", "valid")) <= 0.05
+    assert round(31 * (1 - min(published(said_, "first")))) == 11
     assert published(said_, "first").count(1) == 2
     assert max(published(said_, "certain")) < 0.95 < mine[said_].certain
-    assert sorted(published(said_, "certain"))[1] < 0.6
+    assert min(published(said_, "certain")) < 0.65
     assert max(published(who, "valid")) < mine[who].valid
 
 

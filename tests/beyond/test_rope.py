@@ -603,7 +603,7 @@ def test_an_experiment_writes_every_run(tmp_path, monkeypatch):
     kinds = {(1, 20_000, "train"): torch.tensor([3]), (2, 400, "dev"): torch.tensor([4])}
     monkeypatch.setattr(rope, "running_text", lambda *it: kinds[it[:3]])
     experiment(tmp_path / "runs.csv", seeds=(8, 9), steps=2)
-    assert asked == [(scheme, seed, 3000, 2, [3]) for seed in (8, 9) for scheme in SCHEMES]
+    assert asked == [(scheme, seed, 4000, 2, [3]) for seed in (8, 9) for scheme in SCHEMES]
     assert threads == [1]
     runs = read_runs(tmp_path / "runs.csv")
     assert {it.loss for it in runs} == {4.0}
