@@ -293,7 +293,8 @@ def test_infinitive_of_purpose_has_zu(many):
         "un buon amico", "un buono studente", "nell'armadio", "sugli alberi", "sull'isola",
         "dallo zio", "all'ospedale", "nel parco", "quest'uomo", "questo studente", "nessun amico",
         "nessuno studente", "nessun'amica", "ad Anna", "a Elena", "ed Elena", "e Anna", "ed è",
-        "con il cane", "per la madre", "l'ha vista", "li ha visti",
+        "con il cane", "per la madre", "sulla scarpa", "delle amiche", "l'ha vista",
+        "li ha visti",
     ],
 )  # fmt: skip
 def test_words_listen_to_the_next_one(written):
@@ -303,7 +304,7 @@ def test_words_listen_to_the_next_one(written):
         "lo": "il", "l": "il", "gli": "i", "uno": "un", "dello": "di il", "dell": "di il",
         "degli": "di i", "dei": "di i", "bello": "bel", "bell": "bel", "begli": "bei",
         "buono": "buon", "nell": "in il", "nel": "in il", "sugli": "su i", "sull": "su il",
-        "dallo": "da il", "all": "a il", "quest": "questo", "nessuno": "nessun", "ad": "a",
+        "dallo": "da il", "all": "a il", "sulla": "su la", "delle": "di le", "quest": "questo", "nessuno": "nessun", "ad": "a",
         "ed": "e",
     }  # fmt: skip
     feminine = {"amica", "acqua", "isola"}
