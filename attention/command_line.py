@@ -443,14 +443,20 @@ def parse(options: argparse.Namespace) -> None:
 # La riga di comando.
 
 
+class Usage(argparse.HelpFormatter):
+    """L'uso in italiano, con le righe seguenti rientrate quanto la prima."""
+
+    def add_usage(
+        self, usage: Any, actions: Any, groups: Any, prefix: str | None = "uso: "
+    ) -> None:
+        super().add_usage(usage, actions, groups, prefix)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse in italiano."""
 
-    def format_usage(self) -> str:
-        return super().format_usage().replace("usage: ", "uso: ", 1)
-
-    def format_help(self) -> str:
-        return super().format_help().replace("usage: ", "uso: ", 1)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=Usage, **options)
 
     def error(self, message: str) -> NoReturn:
         """Un argomento sbagliato: l'uso, il messaggio, e il codice 2."""

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +23,7 @@ UNKNOWN = "sconosciuto"
 def machine() -> dict[str, Any]:
     """La macchina e le versioni. Non il suo nome in rete, che non riguarda la misura."""
     found = {
-        "cpu": cpuinfo.get_cpu_info().get("brand_raw", UNKNOWN),
+        "cpu": processor(cpuinfo.get_cpu_info()),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": None,
@@ -36,6 +37,16 @@ def machine() -> dict[str, Any]:
         driver = answer(*query) or UNKNOWN
         found |= {"gpu": torch.cuda.get_device_name(), "driver": driver.splitlines()[0]}
     return found
+
+
+def processor(known: dict[str, Any]) -> str:
+    """Il nome del processore. Se non ha cifre, come in molte macchine virtuali, non ne distingue
+    uno dall'altro: vi si aggiungono famiglia e modello, quando si conoscono.
+    """
+    name = known.get("brand_raw", UNKNOWN)
+    if re.search(r"\d", name) or not {"family", "model"} <= known.keys():
+        return name
+    return f"{name}, famiglia {known['family']}, modello {known['model']}"
 
 
 @cache

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 from argparse import Namespace
 from pathlib import Path
 
@@ -189,7 +190,7 @@ def test_wrong_uses_are_one_italian_line(tmp_path, capsys):
         assert stop.value.code == 2
         usage, *more, error = capsys.readouterr().err.splitlines()
         assert usage.startswith(f"uso: {command} [-h] ")
-        assert all(line.startswith("  ") for line in more)
+        assert all(re.match(" {" + str(len(f"uso: {command} ")) + r"}\S", line) for line in more)
         assert error.startswith(f"{command}: errore: ")
         assert message in error
     assert main(["translate", f"--model={tmp_path / 'nulla'}"]) == 1

@@ -62,8 +62,21 @@ def test_machine_is_named_without_its_network_name():
 
 
 @pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("AMD EPYC", "AMD EPYC, famiglia 26, modello 2"),
+        ("AMD EPYC 9654 96-Core Processor", "AMD EPYC 9654 96-Core Processor"),
+    ],
+)
+def test_a_name_without_digits_says_family_and_model(name, shown):
+    assert provenance.processor({"brand_raw": name, "family": 26, "model": 2}) == shown
+    assert provenance.processor({"brand_raw": name}) == name
+
+
+@pytest.mark.parametrize(
     ("cpu", "gpu", "name"),
     [
+        ("AMD EPYC, famiglia 26, modello 2", None, "amd-epyc-famiglia-26-modello-2-2c-cpu"),
         ("Intel(R) Xeon(R) Processor", None, "intel-xeon-2c-cpu"),
         ("Intel(R) Core(TM) i7-8700 CPU @ 3.20GHz", None, "intel-core-i7-8700-2c-cpu"),
         ("AMD EPYC 9654 96-Core Processor", "NVIDIA H200", "amd-epyc-9654-2c-nvidia-h200"),
