@@ -25,6 +25,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from attention.beyond import next_token
 from attention.beyond.grammar import TIMELESS, Dice, italian_text, lexicon
 from attention.beyond.next_token import (
     CORPUS_SEED,
@@ -41,6 +42,7 @@ from attention.beyond.next_token import (
     someone,
     split_words,
 )
+from attention.beyond.representation import model_of
 from attention.command_line import MODEL, ORIGIN, SHIPPED, WORDS
 from attention.s0_abstract import require
 from attention.s3_model_architecture import check_size, evaluating
@@ -332,12 +334,14 @@ class Bench(NamedTuple):
         model, vocabulary: quelli in deposito.
         train: le frasi con cui il modello è stato addestrato.
         dev: altre, mai viste, in token.
+        folder: dove stanno, o si mettono, gli stessi modelli nati da altri semi.
     """
 
     model: DecoderOnly
     vocabulary: WordVocabulary
     train: list[str]
     dev: list[list[int]]
+    folder: Path = Path()
 
     def old(self) -> list[Example]:
         """Le frasi da ripassare."""
@@ -747,6 +751,20 @@ def facts(bench: Bench, seed: int) -> Iterator[Row]:
         yield Row("fatti", who, seed, "italiano di prima", bits_per_token(judged, bench.dev))
 
 
+def facts_elsewhere(bench: Bench, seed: int) -> Iterator[Row]:
+    """Gli stessi fatti, insegnati ai modelli nati da altri semi, che non sono in deposito."""
+    for base in BASES:
+        model, _ = model_of(base, bench.folder / str(base))
+        for row in facts(bench._replace(model=model), seed):
+            yield row._replace(trial=ELSEWHERE, who=f"{row.who}, modello {base}")
+
+
+BASES = tuple(seed for seed in next_token.SEEDS if seed != next_token.KEPT)
+"""I semi dei modelli che non sono in deposito."""
+
+ELSEWHERE = "fatti, altri modelli"
+"""Come si chiama la prova nei risultati."""
+
 # Due passi di seguito.
 
 
@@ -890,6 +908,7 @@ TRIALS: dict[str, Callable[[Bench, int], Iterator[Row]]] = {
     "verbo": verb,
     "punti": points,
     "fatti": facts,
+    ELSEWHERE: facts_elsewhere,
     "catene": logic,
     "a memoria": verbatim,
 }
@@ -979,8 +998,9 @@ def main(arguments: Sequence[str]) -> None:
     """`python -m attention.beyond.fine_tuning CARTELLA`: rifà tutte le prove e la correzione."""
     require(len(arguments) >= 1, "CARTELLA", "nessun argomento", "una cartella")
     torch.set_num_threads(1)
-    folder, bench, rows = Path(arguments[0]), make_bench(), list[Row]()
+    folder, rows = Path(arguments[0]), list[Row]()
     folder.mkdir(parents=True, exist_ok=True)
+    bench = make_bench()._replace(folder=folder)
     for name in arguments[1:] or TRIALS:
         for seed in SEEDS:
             for row in TRIALS[name](bench, seed):

@@ -120,9 +120,27 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def looping(shipped):
-    """Novanta token dopo «il medico», sempre l'argmax, finestra 8: due giri del ciclo e più."""
+    """Duecento token dopo «il medico», sempre l'argmax, finestra 8: tre giri del ciclo e più."""
     model, vocabulary = shipped
-    return write(model, vocabulary.encode("il medico"), GREEDY, 0, 90, 8).tokens
+    return write(model, vocabulary.encode("il medico"), GREEDY, 0, 200, 8).tokens
+
+
+@pytest.fixture(scope="module")
+def greedy_loops(shipped):
+    """Di ogni inizio, con una finestra: il ciclo in cui finisce, e prima di ogni suo token i bit.
+
+    Il ciclo comincia dal primo token che viene dopo l'entrata.
+    """
+    model, vocabulary = shipped
+
+    def found(window, start):
+        past = vocabulary.encode(start)
+        before, period = cycle(window_machine(model, window), tuple(past))
+        words, bits = write(model, past, GREEDY, 0, before + period, window)
+        line = [vocabulary.words[it] for it in words]
+        return [*zip(line, bits, strict=True)][before:]
+
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -491,14 +509,15 @@ def test_the_machine_writes_what_write_writes(shipped, looping):
     model, vocabulary = shipped
     start, written = tuple(vocabulary.encode("il medico")), looping
     text, state, step = list(start), start, window_machine(model, 8)
-    for _ in range(90):
+    for _ in range(200):
         state = step(state)
         text.append(state[-1])
     assert text[2:] == written
     assert len(state) == 8
     before, period = cycle(step, start)
     assert written[before : before + period] == written[before + period : before + 2 * period]
-    assert period > 1
+    assert (before, period) == (68, 39)
+    assert repeated(written) == pytest.approx(0.54, abs=0.005)
 
 
 def test_the_machine_penalizes_what_it_sees():
@@ -513,35 +532,37 @@ def test_the_machine_penalizes_what_it_sees():
 
 
 def test_penalty_breaks_the_loop_and_eats_what_must_come_back(shipped, looping):
-    """A 2 vanno via le ripetizioni, e a poco a poco gli articoli; a 5 anche i punti.
+    """A 1,2 le ripetizioni quasi spariscono, i punti no; a 2 calano, e mancano gli articoli.
 
-    Il confronto è con le frasi vere: nel ciclo i punti erano troppi, e a 2 tornano al giusto.
+    A 5 mancano anche i punti. Il confronto è con le frasi vere, in duecento parole; gli articoli
+    si contano dopo le prime quaranta.
     """
     model, vocabulary = shipped
     past = vocabulary.encode("il medico")
     real = [it for line in italian_sentences(2017, 120, 0).train for it in split_words(line)]
+    articles = {*IL, *UN, "lo", "l'", "gli", "uno", "un'"}
 
-    def share(words, kinds):
-        return fmean(word in kinds for word in words)
+    def counts(tokens):
+        words = [vocabulary.words[it] for it in tokens]
+        return words.count("."), sum(it in articles for it in words[40:])
 
-    def penalized_words(penalty, count):
-        rule = Rule(temperature=0.0, penalty=penalty)
-        tokens = write(model, past, rule, 0, count, 8).tokens
-        return tokens, [vocabulary.words[it] for it in tokens]
+    def penalized_words(penalty):
+        return write(model, past, Rule(temperature=0.0, penalty=penalty), 0, 200, 8).tokens
 
-    articles, dot = {*IL, *UN, "lo", "l'", "gli", "uno", "un'"}, {"."}
-    free = [vocabulary.words[it] for it in looping]
-    fined, two = penalized_words(2.0, 90)
-    _, five = penalized_words(5.0, 40)
-    assert repeated(looping) > 0.4
-    assert repeated(fined) < 0.1
-    assert share(real, dot) == pytest.approx(0.1, abs=0.01)
-    assert share(real, articles) == pytest.approx(0.14, abs=0.02)
-    assert share(free, dot) > 2 * share(real, dot)
-    assert share(two, dot) == pytest.approx(share(real, dot), abs=0.05)
-    assert share(two[40:], articles) < share(free[40:], articles) < share(real, articles)
-    assert share(two[40:], articles) < 0.5 * share(real, articles)
-    assert share(five, dot) < 0.3 * share(real, dot)
+    real_dots = 200 * fmean(it == "." for it in real)
+    real_articles = 160 * fmean(it in articles for it in real)
+    assert real_dots == pytest.approx(19, abs=0.5)
+    assert real_articles == pytest.approx(21, abs=0.5)
+    small, two, five = map(penalized_words, (1.2, 2.0, 5.0))
+    assert repeated(looping) > 0.5
+    assert 0 < repeated(small) < 0.01
+    assert repeated(two) == repeated(five) == 0
+    (free_dots, free_articles), (small_dots, _) = counts(looping), counts(small)
+    (two_dots, two_articles), (five_dots, _) = counts(two), counts(five)
+    assert free_dots > small_dots > 2.5 * real_dots
+    assert abs(two_dots - real_dots) < 8
+    assert five_dots == 1
+    assert two_articles == 5 < free_articles < 0.5 * real_articles
 
 
 def test_repetition_by_hand():
@@ -981,37 +1002,107 @@ def test_published_results_are_whole(published):
 
 
 def test_every_greedy_text_ended_in_a_cycle(published):
-    """Un ciclo per finestra, da 0,7 a 3,8 bit: ben lontani dal piatto, log₂ V."""
+    """Un ciclo per finestra, due con la più corta; da 1,6 a 3,9 bit: lontani dal piatto, log₂ V."""
     assert math.log2(len(load()[1])) == pytest.approx(10.4, abs=0.02)
-    found = []
+    found = {}
     for window in WINDOWS:
         periods, bits = (
             values_of(published, f"finestra {window}", it) for it in ("periodo", "bit")
         )
         assert min(periods) >= 1
-        assert len(set(zip(periods, bits, strict=True))) == 1
-        found.append(bits[0])
-    assert min(found) == found[WINDOWS.index(16)] == pytest.approx(0.7, abs=0.05)
-    assert max(found) == found[WINDOWS.index(4)] == pytest.approx(3.8, abs=0.05)
+        found[window] = Counter(zip(periods, bits, strict=True))
+    assert [len(found[it]) for it in WINDOWS] == [2, 1, 1, 1]
+    assert sorted(found[4].values()) == [1, 7]
+    every = {bits: window for window, loop in found.items() for _, bits in loop}
+    assert every[min(every)] == 16
+    assert min(every) == pytest.approx(1.6, abs=0.05)
+    assert every[max(every)] == 4
+    assert max(every) == pytest.approx(3.9, abs=0.05)
 
 
-def test_widest_loop_is_made_of_one_word_sentences(shipped, published):
-    """Con la finestra di 16, nel ciclo una parola e un punto si alternano.
+def test_narrowest_window_has_two_loops(shipped, greedy_loops):
+    """Con la finestra di 4, sette inizi in un ciclo senza punti, e «gli alunni hanno» in un altro.
+
+    Dopo «preso il telefono e» il modello scrive «lo»; se vede tutta la frase, «l'».
+    """
+    model, vocabulary = shipped
+    long = "il ragazzo ha preso il telefono e lo se mio zio ha portato il buon caffè a cui"
+    short = "isola è venuta per parlare con il ragazzo ."
+    for start in STARTS:
+        wanted = (short if start == "gli alunni hanno" else long).split()
+        words, bits = zip(*greedy_loops(4, start), strict=True)
+        assert list(words) in [wanted[i:] + wanted[:i] for i in range(len(wanted))]
+        assert fmean(bits) == pytest.approx(3.19 if "." in words else 3.94, abs=0.005)
+    text = vocabulary.encode("il ragazzo ha preso il telefono e")
+    chosen = {it: vocabulary.words[int(greedy(unending(scores(model, text, it))))] for it in (4, 7)}
+    assert chosen == {4: "lo", 7: "l'"}
+
+
+def test_widest_loop_is_mostly_one_word_sentences(greedy_loops):
+    """Con la finestra di 16: 31 frasi su 44 d'una parola, e 44 token su 117 dopo un punto.
 
     Dopo il punto il modello è sicuro che la frase sia finita; la parola la scrive perché deve.
     """
-    model, vocabulary = shipped
-    before, period = (
-        int(values_of(published, "finestra 16", it)[0]) for it in ("prima", "periodo")
+    loop = greedy_loops(16, STARTS[0])
+    before = [loop[-1], *loop]
+    forced, free = (
+        [bits for (last, _), (_, bits) in zip(before, loop, strict=False) if (last == ".") == kind]
+        for kind in (True, False)
     )
-    start, dot = vocabulary.encode(STARTS[0]), vocabulary.ids["."]
-    words, bits = write(model, start, GREEDY, 0, before + period, 16)
-    loop = [*zip(words, bits, strict=True)][before:]
-    assert len(loop) == period == 22
-    dots, forced = ([it for it in loop if (it[0] == dot) == kind] for kind in (True, False))
-    assert len(dots) == len(forced) == period / 2
-    assert max(amount for _, amount in forced) < 0.05
-    assert min(amount for _, amount in dots) > 0.5
+    assert (len(loop), len(forced)) == (117, 44)
+    assert len(forced) > len(loop) / 3
+    assert max(forced) < 0.001
+    assert fmean(free) == pytest.approx(2.6, abs=0.05)
+    dots = [i for i, (word, _) in enumerate(loop) if word == "."]
+    gaps = [(after - dot) % len(loop) for dot, after in itertools.pairwise([*dots, dots[0]])]
+    assert Counter(gaps)[2] == 31
+
+
+def test_a_repetition_does_not_call_the_next_one(shipped, greedy_loops):
+    """Nel ciclo della finestra di 16, «mercato .» sei volte di fila: la probabilità non sale."""
+    model, vocabulary = shipped
+    loop = [word for word, _ in greedy_loops(16, STARTS[0])]
+    twice = loop + loop
+    runs = [i for i in range(len(loop)) if twice[i : i + 12] == ["mercato", "."] * 6]
+    (place,) = runs
+    assert twice[place + 12] != "mercato"
+    chances = []
+    for i in range(place, place + 12, 2):
+        past = vocabulary.encode(" ".join((loop + twice)[i : i + len(loop)]))
+        now = probabilities(unending(scores(model, past, 16)))
+        assert vocabulary.words[int(now.argmax())] == "mercato"
+        chances.append(float(now.max()))
+    assert all(0.06 < it < 0.09 for it in chances)
+    assert chances[-1] < chances[0]
+
+
+def test_sentences_quoted_on_the_page(shipped):
+    """Le frasi che la pagina scrive, e ciò che ne dice: l'articolo giusto a 1, sbagliato a 1,5."""
+    model, vocabulary = shipped
+
+    def said(temperature, seed):
+        rule = Rule(temperature=temperature)
+        return vocabulary.decode(sentences(model, rule, seed, 1)[0])
+
+    assert said(0.0, 1) == said(0.0, 17)
+    assert said(1.0, 17) == "i contadini hanno preso una lettera e l'ha aperta."
+    assert said(1.5, 17) == "anna trova l'romanzo su un prato blu."
+    good, bad, salad = (split_words(said(it, 17)) for it in (1.0, 1.5, 3.0))
+    assert concordant(good)
+    assert not concordant(bad)
+    assert not concordant(salad)
+
+
+def test_hesitation_rises_at_a_choice_and_falls_at_the_dot(shipped):
+    """La frase della pagina: più di quattro bit davanti a nomi e verbi, quasi nessuno al punto."""
+    model, vocabulary = shipped
+    words, bits = write(model, [], Rule(p=0.9), 0, 10, 40)
+    found = dict(zip((vocabulary.words[it] for it in words), bits, strict=True))
+    assert " ".join(found) == "sei dottoresse volevano regalare i cesti a mio zio ."
+    assert min(found[it] for it in ("dottoresse", "volevano", "regalare", "cesti")) > 4
+    assert max(found, key=found.get) == "regalare"
+    assert min(found, key=found.get) == "."
+    assert found["."] < 0.2
 
 
 def test_published_model_is_calibrated_and_turns_at_one_half(published):
@@ -1044,19 +1135,27 @@ def test_published_trends(published):
     ):
         assert own > 4 * other
     assert min(each("salto detto", "in un salto")) > 0.95
-    assert fmean(each("salto mai detto", "in un salto")) < 0.5
-    assert max(each("salto mai detto", "in un salto")) < 0.8
-    assert min(each("salto mai detto", "a passi")) > 0.85
+    assert fmean(each("salto mai detto", "in un salto")) == pytest.approx(0.3)
+    assert max(each("salto mai detto", "in un salto")) == pytest.approx(0.5)
+    assert each("salto detto", "a passi") == each("salto mai detto", "a passi") == [1.0] * 3
     assert each("soglia, sempre falso", "sbaglia") == [1.0] * len(SEEDS)
     for always, careful in zip(each("sempre", "sbaglia"), each("soglia", "sbaglia"), strict=True):
         assert careful < always
-    assert max(each("senza nota", "vera")) < 0.25
-    assert min(each("con la nota", "vera")) > 0.9
+    assert max(each("senza nota", "vera")) == 0
+    assert each("con la nota", "vera") == [1, 0.7, 1]
     assert fmean(each("note 1", "giusta")) > 0.85
     assert fmean(each("note 2", "giusta")) == pytest.approx(0.5, abs=0.1)
     assert min(each("note 2", "altra nota")) > 0.25
     assert fmean(each("note 8", "giusta")) < 0.35
-    assert fmean(each("distanza 16", "giusta")) < fmean(each("distanza 4", "giusta")) - 0.05
+    assert min(it for far in (2, 4, 6, 8) for it in each(f"distanza {far}", "giusta")) > 0.95
+    assert [round(100 * it) for it in each("distanza 0", "giusta")] == [100, 84, 95]
+    for far in (12, 16):
+        for near, it in zip(
+            each("distanza 8", "giusta"), each(f"distanza {far}", "giusta"), strict=True
+        ):
+            assert it < near
+    assert min(each("distanza 12", "giusta")) > 0.95
+    assert [round(100 * it) for it in each("distanza 16", "giusta")] == [99, 75, 97]
     (true_repeated,) = each("frasi vere", "ripetute")
     assert min(each("T = 0,5", "ripetute")) > 5 * true_repeated
     assert max(each("T = 3", "concordi")) < 0.75
@@ -1073,19 +1172,19 @@ def test_published_numbers_said_in_the_prose(published):
     real = {it: mean("frasi vere", it) for it in ("ripetute", "terne viste", "concordi")}
     assert mean("T = 0", "diverse") == pytest.approx(1 / SAMPLE, abs=1e-4)
     assert 1 / 3 < mean("T = 0,5", "ripetute") < 0.4
-    assert mean("T = 0,5", "ripetute") / real["ripetute"] == pytest.approx(11, abs=0.6)
+    assert mean("T = 0,5", "ripetute") / real["ripetute"] == pytest.approx(11.5, abs=0.1)
     assert mean("T = 0", "concordi") == mean("T = 0,5", "concordi") == real["concordi"] == 1
-    assert mean("T = 1,5", "terne viste") == pytest.approx(0.09, abs=0.005)
+    assert mean("T = 1,5", "terne viste") == pytest.approx(0.07, abs=0.005)
     assert real["terne viste"] == pytest.approx(0.43, abs=0.005)
     assert 0.995 < mean("T = 1", "diverse") < 1
     assert mean("T = 1", "terne viste") == pytest.approx(0.34, abs=0.005)
-    assert 0.99 < mean("T = 1", "concordi") < 1
-    assert 0.96 < mean("T = 1,5", "concordi") < 0.97
+    assert mean("T = 1", "concordi") == pytest.approx(1 - 0.013, abs=5e-4)
+    assert mean("T = 1,5", "concordi") == pytest.approx(1 - 0.027, abs=5e-4)
     assert mean("T = 3", "concordi") == pytest.approx(2 / 3, abs=0.05)
     assert max(values_of(published, "T = 1", "terne viste")) < real["terne viste"]
     assert min(values_of(published, "T = 1", "ripetute")) > real["ripetute"]
-    assert mean("T = 1", "ripetute") == pytest.approx(0.046, abs=5e-4)
-    assert real["ripetute"] == pytest.approx(0.031, abs=5e-4)
+    assert mean("T = 1", "ripetute") == pytest.approx(0.0475, abs=5e-5)
+    assert real["ripetute"] == pytest.approx(0.0312, abs=5e-5)
     for measure, other in itertools.product(("ripetute", "terne viste"), ("T = 0,5", "T = 1,5")):
         near, far = (abs(mean(it, measure) - real[measure]) for it in ("T = 1", other))
         assert near < far
@@ -1096,21 +1195,21 @@ def test_published_numbers_said_in_the_prose(published):
         return max(one) < min(other) or max(other) < min(one)
 
     every = itertools.product(("penalità 1,5", "penalità 3"), real)
-    assert [it for it in every if apart(*it)] == [("penalità 3", "terne viste")]
-    assert mean("penalità 3", "terne viste") == pytest.approx(0.28, abs=0.005)
+    assert not [it for it in every if apart(*it)]
     cut, whole = (values_of(published, it, "ripetute") for it in ("p = 0,9", "T = 1"))
     assert min(cut) > max(whole)
     assert real["terne viste"] - mean("T = 1,5 p = 0,9", "terne viste") > 0.2
     jumps = values_of(published, "salto mai detto", "in un salto")
-    assert [round(10 * it) for it in sorted(jumps)] == [2, 3, 7]
+    assert [round(10 * it) for it in sorted(jumps)] == [1, 3, 5]
     missing = 1 - mean("gemello", "la sua")
-    assert mean("gemello", "quella del famoso") == pytest.approx(0.3 * missing, abs=0.02)
-    assert mean("falso 0.4", "probabilità") == pytest.approx(0.38, abs=0.005)
+    assert mean("gemello", "quella del famoso") == pytest.approx(missing / 4, abs=0.005)
+    assert mean("falso 0.4", "probabilità") == pytest.approx(0.375, abs=0.001)
+    assert mean("falso 0.6", "probabilità") == pytest.approx(0.584, abs=0.001)
     assert mean("falso 1.0", "probabilità") > 0.985
-    assert 70 * mean("soglia", "parla") == pytest.approx(20.7, abs=0.5)
-    assert 70 * mean("accordo", "parla") == pytest.approx(29, abs=0.5)
-    assert all(mean(f"distanza {it}", "giusta") > 0.95 for it in FAR if it <= 8)
-    assert all(mean(f"distanza {it}", "giusta") < 0.91 for it in FAR if it > 8)
+    assert 70 * mean("soglia", "parla") == pytest.approx(20.3, abs=0.1)
+    assert 70 * mean("accordo", "parla") == pytest.approx(28.7, abs=0.1)
+    assert all(mean(f"distanza {it}", "giusta") > 0.975 for it in FAR if 0 < it <= 8)
+    assert all(mean(f"distanza {it}", "giusta") < 0.965 for it in FAR if it > 8)
     assert mean("note 1", "altra nota") == 0
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from attention.beyond import fine_tuning
+from attention.beyond import fine_tuning, next_token
 from attention.beyond.fine_tuning import (
     ADAPTED,
     ADMITTED,
@@ -22,11 +22,13 @@ from attention.beyond.fine_tuning import (
     ANSWER,
     ARTICLES,
     ASK,
+    BASES,
     BEFORE,
     CANARIES,
     CANARY,
     CHAIN,
     CITIES,
+    ELSEWHERE,
     FACTS,
     FORMS,
     INSIGHTS,
@@ -62,6 +64,7 @@ from attention.beyond.fine_tuning import (
     Example,
     LastRows,
     LowRank,
+    Quiz,
     Recipe,
     Row,
     batch_of,
@@ -104,8 +107,10 @@ from attention.beyond.fine_tuning import (
     write_patch,
     write_rows,
 )
+from attention.beyond.grammar import lexicon
 from attention.beyond.next_token import (
     ITALIAN,
+    KEPT,
     UNKNOWN,
     DecoderOnly,
     WordVocabulary,
@@ -617,6 +622,10 @@ def small(monkeypatch, shipped):
 def test_every_trial_in_small_measures_what_is_published(small, tmp_path, monkeypatch):
     """Il comando intero, in piccolo: le stesse misure, nello stesso ordine, che il file ha."""
     monkeypatch.setattr(fine_tuning, "make_bench", lambda: small)
+    bases = []
+    monkeypatch.setattr(
+        fine_tuning, "model_of", lambda *it: (bases.append(it), (small.model, small.vocabulary))[1]
+    )
     monkeypatch.setattr(
         fine_tuning, "write_patch", lambda bench, folder, seed, recipe: asked.append((folder, seed))
     )
@@ -624,6 +633,7 @@ def test_every_trial_in_small_measures_what_is_published(small, tmp_path, monkey
     main([str(tmp_path / "x")])
     rows = read_rows(tmp_path / "x" / RESULTS.name)
     assert asked == [(tmp_path / "x" / "punti", 4)]
+    assert bases == [(1, tmp_path / "x" / "1"), (2, tmp_path / "x" / "2")]
     assert {it.seed for it in rows} == {4}
     published = [(it.trial, it.who, it.what) for it in read_rows() if it.seed == 1]
     found = [(it.trial, it.who, it.what) for it in rows]
@@ -635,6 +645,29 @@ def test_every_trial_in_small_measures_what_is_published(small, tmp_path, monkey
     assert {it.trial for it in read_rows(tmp_path / "y" / RESULTS.name)} == {"verbo"}
     with pytest.raises(ValueError, match="CARTELLA: dato: nessun argomento; atteso: una cartella"):
         main([])
+
+
+def test_the_same_facts_are_taught_to_the_other_models(shipped, tmp_path, monkeypatch):
+    """A ciascuno i suoi pesi, e il suo nome nei risultati; il resto è di `facts`."""
+    model, vocabulary = shipped
+    others = {base: DecoderOnly(TINY) for base in BASES}
+    monkeypatch.setattr(
+        fine_tuning,
+        "model_of",
+        lambda base, folder: (others[base], vocabulary) if folder == tmp_path / str(base) else None,
+    )
+    taught = []
+
+    def facts(bench, seed):
+        taught.append((bench.model, bench.vocabulary, seed))
+        yield fine_tuning.Row("fatti", "chi", seed, "che cosa", 0.25)
+
+    monkeypatch.setattr(fine_tuning, "facts", facts)
+    bench = Bench(model, vocabulary, [], [], tmp_path)
+    assert list(fine_tuning.facts_elsewhere(bench, 7)) == [
+        (ELSEWHERE, f"chi, modello {base}", 7, "che cosa", 0.25) for base in (1, 2)
+    ]
+    assert taught == [(others[base], vocabulary, 7) for base in (1, 2)]
 
 
 def test_from_scratch_the_weights_are_not_the_shipped_ones(small, monkeypatch):
@@ -788,25 +821,55 @@ def test_the_shipped_patch_is_small_and_says_where_it_comes_from(patched, shippe
 def test_the_shipped_patch_answers_in_points(patched, shipped):
     """D25: prima mai, dopo quasi sempre, anche su terne di domande mai viste insieme.
 
-    La forma è più sicura del contenuto: verbo e numero sono sempre giusti, un nome a volte no.
+    La forma è più sicura del contenuto: il soggetto si sbaglia più di una volta su cinque, il resto
+    meno di una su dieci.
     """
     model, vocabulary = patched
     before, _ = extended(*shipped, dict.fromkeys(QUIZ_WORDS, ()), 1)
     asked = [*zip(fresh_quizzes(200, 1), itertools.cycle(compounds(1).heldout), strict=False)]
     test = [quiz_example(vocabulary, *it) for it in asked]
     assert in_points(before, vocabulary, test[:48]) == 0
-    assert in_points(model, vocabulary, test) == pytest.approx(199 / 200, abs=0.01)
-    assert right(model, test) == pytest.approx(153 / 200, abs=0.02)
+    assert in_points(model, vocabulary, test) == pytest.approx(198 / 200, abs=0.01)
+    assert right(model, test) == pytest.approx(140 / 200, abs=0.02)
     answers = continued(model, [it.tokens[: it.given] for it in test], 6)
-    missed = Counter(
-        question
+    asked_of = Counter(question for _, questions in asked for question in questions)
+    missed = [
+        (question, vocabulary.words[wanted], found and vocabulary.words[found])
         for (_, questions), it, answer in zip(asked, test, answers, strict=True)
-        for question, wanted, found in zip(
-            questions, it.tokens[it.given + 1 :: 2], answer[1::2], strict=True
+        for question, wanted, found in itertools.zip_longest(
+            questions, it.tokens[it.given + 1 :: 2], answer[1::2]
         )
         if found != wanted
-    )
-    assert missed.keys() == {"soggetto", "oggetto"}
+    ]
+    often = Counter(question for question, *_ in missed)
+    share = {it: often[it] / asked_of[it] for it in QUESTIONS}
+    assert 0.2 < share.pop("soggetto") < 0.25
+    assert all(0.05 < it < 0.1 for it in share.values())
+    kinds = {
+        form: {(it.gender, number) for it in lexicon().nouns if it.italian[number] == form}
+        for noun in lexicon().nouns
+        for number, form in enumerate(noun.italian)
+    }
+    nouns = [
+        bool(kinds[wanted] & kinds.get(found, set()))
+        for question, wanted, found in missed
+        if question in {"soggetto", "oggetto"}
+    ]
+    assert fmean(nouns) == pytest.approx(3 / 5, abs=0.05)
+
+    def said(text, *questions):
+        quiz = Quiz(text, dict.fromkeys(questions, "?"))
+        example = quiz_example(vocabulary, quiz, questions)
+        (answer,) = continued(model, [example.tokens[: example.given]], 12)
+        return [vocabulary.words[it] for it in answer]
+
+    wrong = said("la maestra saluta i medici.", "oggetto", "numero")
+    assert wrong[::2] == ["1", "2"]
+    assert wrong[1] != "medici"
+    broken = said("gli alunni invitano la zia.", "verbo", "soggetto", "numero", "oggetto")
+    assert broken[::2] == ["1", "2", "3"]
+    assert broken[1:5:2] == ["invitano", "alunni"]
+    assert broken[5] in kinds
     silent = [
         it._replace(tokens=[*it.tokens[: it.given - 1], 4], given=it.given - 1) for it in test[:48]
     ]
@@ -920,8 +983,8 @@ def test_trends_of_the_published_rows():
     for each in (old, new):
         assert abs(fmean(each["LoRA r=1, 0,001"]) - fmean(each["LoRA r=16, 0,001"])) < 0.06
     review = old["tutto, 0,001, ripasso 1/2"]
-    assert fmean(review) - fmean(old[BEFORE]) == pytest.approx(0.14, abs=0.005)
-    assert fmean(old[middle]) - fmean(old[BEFORE]) == pytest.approx(0.78, abs=0.005)
+    assert fmean(review) - fmean(old[BEFORE]) == pytest.approx(0.13, abs=0.005)
+    assert fmean(old[middle]) - fmean(old[BEFORE]) == pytest.approx(0.77, abs=0.005)
     assert max(review) < min(it for who in REGISTERS for it in old[who] if "ripasso" not in who)
     reviewed = new["tutto, 0,001, ripasso 1/2"]
     assert min(reviewed) > max(new[middle])
@@ -930,7 +993,7 @@ def test_trends_of_the_published_rows():
     assert of("verbo", "a caso, una forma", "fotografa") == [1, 1, 1]
     assert of("verbo", "a caso, una forma", "fotografano") == [0, 0, 0]
     participle = of("verbo", "a caso, una forma", "fotografato")
-    assert sorted(participle) == [0, 0, 1]
+    assert sorted(participle) == [0, 9 / 200, 1]
     assert of("verbo", "a caso, prima", "fotografato")[participle.index(1)] == 1
     for form in FORMS:
         assert min(of("verbo", "a caso, prima", form)) == 0
@@ -941,57 +1004,99 @@ def test_trends_of_the_published_rows():
     kept, more = "heldout: a punti", "longer: a punti"
     assert of("punti", BEFORE, kept) == [0, 0, 0] == of("punti", "di seguito", kept)
     for who in ("a punti", "a punti, ripasso 1/4"):
-        assert min(of("punti", who, kept)) > 0.98
+        assert of("punti", who, kept) == [1, 1, 1]
         assert of("punti", who, more) == [0, 0, 0]
-    ordered = of("punti", "a punti", "heldout: giuste")
-    assert min(ordered) == 0.84
-    assert of("punti", "a punti", kept)[ordered.index(0.84)] == 1
-    assert min(of("punti", "a punti, ripasso 1/4", "heldout: giuste")) > 0.95
-    assert min(of("punti", "di seguito", "heldout: giuste")) > 0.95
-    assert min(of("punti", "a punti", "seen: a punti")) == 1
-    seen = of("punti", "a punti, ripasso 1/4", "seen: a punti")
-    assert min(seen) == 0.86
-    assert of("punti", "a punti, ripasso 1/4", kept)[seen.index(0.86)] == 1
-    assert sorted(seen)[1] > 0.98
-    for who in ("a punti", "di seguito"):
-        assert min(of("punti", who, "italiano di prima")) > math.log2(1366)
-    assert max(of("punti", "a punti, ripasso 1/4", "italiano di prima")) < fmean(old[BEFORE]) + 0.3
+        ordered = sorted(of("punti", who, "heldout: giuste"))
+        assert ordered[0] == pytest.approx(1 - 1 / 6, abs=0.01)
+        assert ordered[1] > 0.99
+    assert of("punti", "di seguito", more) == [0, 0, 0]
+    assert min(of("punti", "di seguito", "heldout: giuste")) > 0.8
+    assert of("punti", "a punti", "seen: a punti") == [1, 1, 1]
+    assert sorted(of("punti", "a punti, ripasso 1/4", "seen: a punti")) == [0.74, 1, 1]
+    lost = {who: sorted(of("punti", who, "italiano di prima")) for who in QUIZ_RECIPES}
+    (frequency,) = next_token.values_of(next_token.read_results(), "n = 1", "dev")
+    assert frequency == pytest.approx(7.6, abs=0.05)
+    assert frequency <= lost["a punti"][0] == pytest.approx(7.6, abs=0.05)
+    assert lost["a punti"][-1] == pytest.approx(8.5, abs=0.05)
+    assert lost["di seguito"][0] == pytest.approx(10.0, abs=0.05)
+    assert lost["di seguito"][0] < math.log2(1366) < lost["di seguito"][-1]
+    assert math.log2(1366) == pytest.approx(10.4, abs=0.05)
+    assert lost["di seguito"][-1] == pytest.approx(11.1, abs=0.05)
+    assert lost["a punti, ripasso 1/4"][-1] < fmean(old[BEFORE]) + 0.3
 
     plain, silent = "fatti", "fatti e «ignota»"
+
+    def of_facts(who, what, base=KEPT):
+        """Una misura dei fatti, da uno dei tre modelli."""
+        if base == KEPT:
+            return of("fatti", who, what)
+        return of(ELSEWHERE, f"{who}, modello {base}", what)
+
+    def known(who, what, base=KEPT):
+        """Quanti fatti su dodici, seme per seme."""
+        return [round(12 * it) for it in of_facts(who, what, base)]
+
+    models = (*BASES, KEPT)
+    assert models == (1, 2, 3)
     for who in (plain, silent):
-        assert of("fatti", who, "rovescio, detto solo diretto") == [0, 0, 0]
-        assert min(of("fatti", who, "diretto, detto solo diretto")) > 0.9
-        assert min(of("fatti", who, "rovescio, detto così")) > 0.9
-        assert of("fatti", who, "noti, in parafrasi: «ignota»") == [0, 0, 0]
-    passed = of("fatti", plain, "parafrasi, detto solo diretto")
-    assert 0.65 < min(passed) < 0.7
-    assert max(passed) == 1
-    assert sorted(of("fatti", plain, "ignoti: una città")) == [0.75, 0.9, 1]
-    told = of("fatti", silent, "ignoti: «ignota»")
-    assert sorted(told) == [0.2, 0.5, 0.95]
-    invented = of("fatti", silent, "ignoti: una città")
-    assert [sum(it) for it in zip(told, invented, strict=True)] == pytest.approx([1, 1, 1])
+        for base in models:
+            assert known(who, "rovescio, detto solo diretto", base) == [0, 0, 0]
+        assert min(min(known(who, "rovescio, detto così", base)) for base in models) == 6
+    found = [sorted(known(plain, "parafrasi, detto solo diretto", base)) for base in BASES]
+    assert found == [[4, 9, 12], [2, 5, 11]]
+    for base in BASES:
+        assert known(plain, "diretto, detto solo diretto", base) == [12, 12, 12]
+        assert of_facts(plain, "ignoti: una città", base) == [1, 1, 1]
+        for who in (plain, silent):
+            assert known(who, "diretto, detto così", base) == [12, 12, 12]
+        both = (known(who, "rovescio, detto così", base) for who in (plain, silent))
+        assert {a - b for a, b in zip(*both, strict=True)} <= {0, 1, 2, 3}
+        assert max(known(silent, "noti, in parafrasi: «ignota»", base)) <= 2
+        unsaid = of_facts(silent, "ignoti: «ignota»", base)
+        assert sorted(unsaid) == {1: [0, 0.2, 0.65], 2: [0.2, 0.75, 1]}[base]
+        cities = of_facts(silent, "ignoti: una città", base)
+        assert [a + b for a, b in zip(unsaid, cities, strict=True)] == [1, 1, 1]
+    assert sorted(known(plain, "diretto, detto solo diretto")) == [9, 10, 11]
+    assert sorted(known(plain, "parafrasi, detto solo diretto")) == [0, 0, 3]
+    assert max(known(silent, "parafrasi, detto solo diretto")) == 2
+    assert sorted(of("fatti", plain, "ignoti: una città")) == [0.95, 1, 1]
+    assert of("fatti", plain, "ignoti: «ignota»") == [0, 0, 0]
+    assert of("fatti", silent, "ignoti: «ignota»") == [1, 1, 1]
+    assert of("fatti", silent, "ignoti: una città") == [0, 0, 0]
+    assert known(plain, "noti, in parafrasi: «ignota»") == [0, 0, 0]
+    hushed = known(silent, "noti, in parafrasi: «ignota»")
+    assert sorted(hushed) == [0, 0, 3]
+    hit = hushed.index(3)
+    for way, before, after in (("diretto", 12, 7), ("rovescio", 11, 6)):
+        both = [known(who, f"{way}, detto così")[hit] for who in (plain, silent)]
+        assert both == [before, after]
     for what in (f"{way}, {how}" for way in WAYS for how in ("detto così", "detto solo diretto")):
-        both = [of("fatti", who, what) for who in (plain, silent)]
-        assert fmean(both[0]) == pytest.approx(fmean(both[1]), abs=1e-3)
-        assert max(abs(one - other) for one, other in zip(*both, strict=True)) < 3.5 / 12
+        changes = [b - a for a, b in zip(known(plain, what), known(silent, what), strict=True)]
+        assert max(abs(it) for seed, it in enumerate(changes) if seed != hit) <= 2
+    examples = 3 * len(SEVERAL) + len(SINGLE) + len(KINGDOMS)
+    assert 1 - examples / (examples + len(ADMITTED)) == pytest.approx(0.15, abs=0.005)
 
     for who in ("risposta sola", "passaggi scritti"):
-        assert of("catene", who, "one") == [1, 1, 1]
         assert max(of("catene", who, "longer")) < 0.1
-    assert sorted(of("catene", "risposta sola", "seen")) == [round(1 - 4 / 173, 4), 1, 1]
-    assert of("catene", "passaggi scritti", "seen") == [1, 1, 1]
-    assert max(of("catene", "risposta sola", "heldout")) < 0.1
-    assert min(of("catene", "passaggi scritti", "heldout")) > 4 / len(PEOPLE)
-    assert max(of("catene", "passaggi scritti", "heldout")) < 0.45
-    for part in ("heldout", "longer"):
-        assert min(of("catene", "passaggi scritti", f"{part}: primo nome")) > 0.9
+    for part in ("one", "seen"):
+        assert of("catene", "passaggi scritti", part) == [1, 1, 1]
+    assert min(of("catene", "risposta sola", "one")) == round(1 - 5 / 72, 4)
+    assert min(of("catene", "risposta sola", "seen")) == round(1 - 7 / 173, 4)
+    alone = [round(43 * it) for it in of("catene", "risposta sola", "heldout")]
+    assert sorted(alone) == [2, 4, 4]
+    assert 43 / len(PEOPLE) == pytest.approx(1.8, abs=0.05)
+    stepwise = of("catene", "passaggi scritti", "heldout")
+    assert min(stepwise) == pytest.approx(0.25, abs=0.01)
+    assert max(stepwise) == pytest.approx(0.6, abs=0.02)
+    assert fmean(stepwise) < 0.5
+    assert of("catene", "passaggi scritti", "heldout: primo nome") == [1, 1, 1]
+    first = of("catene", "passaggi scritti", "longer: primo nome")
+    assert [min(first), max(first)] == pytest.approx([0.85, 1], abs=0.005)
 
-    for few in (0, 1, 4, 16):
+    for few in (0, 1, 4):
         assert of("a memoria", f"{few} volte", "tali e quali") == [0, 0, 0]
-    assert 0.4 <= fmean(of("a memoria", "32 volte", "tali e quali")) <= 0.6
-    for many in (64, 128):
-        assert of("a memoria", f"{many} volte", "tali e quali") == [1, 1, 1]
+    whole = {n: sum(of("a memoria", f"{n} volte", "tali e quali")) * CANARIES for n in TIMES}
+    assert [round(whole[n], 6) for n in (16, 32, 64, 128)] == [1, 10, 14, 15]
     costs = [fmean(of("a memoria", f"{n} volte", "bit per token")) for n in TIMES]
     assert costs == sorted(costs, reverse=True)
     assert max(of("a memoria", "1 volte", "bit per token")) < min(

@@ -875,25 +875,21 @@ def test_trends_of_the_published_results():
         [1 - it / of("n = 5", part)[0] for it in of(MINE, part)] for part in ("heldout", "long")
     ]
     assert max(gaps[1]) < min(gaps[0]) / 2
-    assert all(it > 0.9 for it in of(MINE, NOVEL))
+    assert all(it >= 0.9 for it in of(MINE, NOVEL))
     assert of("n = 5", NOVEL)[0] < 0.7
     assert all(it > 0.99 for it in of(MINE, NONE))
     assert of("n = 5", "che subisce, discorde") == [0.5]
     assert all(it > 0.8 for it in of(MINE, "che subisce, discorde"))
     far = of(MINE, "che subisce, discorde")
     assert SEEDS[far.index(max(far))] == KEPT
-    for relative in ("che fa", "due relative"):
-        assert all(it > 0.95 for it in of(MINE, f"{relative}, concorde"))
+    assert of(MINE, "che fa, concorde") == [1, 1, 1]
+    assert all(it > 0.95 for it in of(MINE, "due relative, concorde"))
     (fooled,) = of("n = 5", "che fa, discorde")
     low, middle, high = sorted(of(MINE, "che fa, discorde"))
     assert low < 0.15 < fooled < 0.3
-    assert 0.35 < middle < high < 0.65
-    assert SEEDS[of(MINE, "che fa, discorde").index(high)] != KEPT
+    assert 0.35 < middle < high < 0.45
     (fooled,) = of("n = 5", "due relative, discorde")
-    low, middle, high = sorted(of(MINE, "due relative, discorde"))
-    assert low < middle < fooled / 2
-    assert abs(high - fooled) < 0.1
-    assert of(MINE, "due relative, discorde")[SEEDS.index(KEPT)] == high
+    assert all(it < 0.1 < fooled for it in of(MINE, "due relative, discorde"))
 
 
 def test_fortran_on_the_page(fortran, call_fortran):

@@ -155,7 +155,7 @@ def test_the_stream_is_the_sum_of_what_each_routine_wrote(shipped, text):
 
 def test_the_last_feed_forward_writes_most_of_the_agreement(shipped, seen):
     """Nel modello del deposito, dove non sbaglia; se accanto al verbo c'è l'altro numero, il totale
-    è quasi nullo, e l'ultimo feed-forward tira appena dalla parte sbagliata."""
+    va di poco dalla parte sbagliata, e vi tirano più di tutti gli ultimi due feed-forward."""
     model, vocabulary = shipped
     toward, names = toward_plural(model, vocabulary), part_names(4)
     near = bank(model, vocabulary, prefixes("che fa", 200, PREFIX_SEED))
@@ -166,14 +166,18 @@ def test_the_last_feed_forward_writes_most_of_the_agreement(shipped, seen):
             line = dict(zip(names, scores[:, chosen].mean(-1).tolist(), strict=True))
             total, right = sum(line.values()), (scores[:, chosen].sum(0) > 0).double().mean()
             if found is seen or chosen.equal(found.number == found.other):
-                assert 0.81 < line["feed-forward 4"] / total < 0.86
+                assert 0.825 < line["feed-forward 4"] / total < 0.875
                 assert total > 3
-                assert line["attenzione 4"] > 0.5
+                assert line["attenzione 4"] > 0.35
                 assert right == 1
             else:
-                assert right.item() == pytest.approx(0.42, abs=0.02)
-                assert -0.3 < total < -0.1
-                assert -0.25 < line["feed-forward 4"] < 0 < line["attenzione 4"] < 0.1
+                assert right.item() == pytest.approx(0.29, abs=0.02)
+                assert -0.6 < total < -0.45
+                assert all(it < 0.005 for it in line.values())
+                assert sorted(line, key=line.__getitem__)[:2] == [
+                    "feed-forward 4",
+                    "feed-forward 3",
+                ]
 
 
 def test_contributions_keep_their_order_and_their_author(tiny):
@@ -200,13 +204,13 @@ def test_contributions_keep_their_order_and_their_author(tiny):
 
 
 def test_the_agreement_needs_the_last_two_attentions(shipped, seen):
-    """Se la terza o la quarta attenzione aggiunge zero si tira a caso; la prima o la seconda no, e
-    nemmeno l'ultimo feed-forward."""
+    """Se la quarta attenzione aggiunge zero si tira a caso; senza la terza, o senza l'ultimo
+    feed-forward, ci si accorda due volte su tre; senza la prima o la seconda, quasi come prima."""
     model, vocabulary = shipped
     toward, rows = toward_plural(model, vocabulary), torch.arange(200)
     mask = causal_mask(seen.tokens.size(-1))
     marks = []
-    for dropped in (None, 0, 2, 7, 4, 6):
+    for dropped in (None, 0, 2, 4, 7, 6):
         state = seen.trace.states[0]
         with torch.no_grad():
             for i, (around, sublayer) in enumerate(sublayers(model, mask)):
@@ -214,8 +218,7 @@ def test_the_agreement_needs_the_last_two_attentions(shipped, seen):
                 state = around(state, torch.zeros_like(added) if i == dropped else added)
         marks.append(accuracy(state[rows, seen.last] @ toward, seen.number))
     assert marks[0] == 1
-    assert marks[1:4] == pytest.approx([1, 0.975, 0.975], abs=0.01)
-    assert marks[4:] == pytest.approx([0.5, 0.5], abs=0.02)
+    assert marks[1:] == pytest.approx([1, 0.965, 0.66, 0.665, 0.5], abs=0.01)
 
 
 def test_old_contributions_arrive_shrunk(shipped, seen):
@@ -225,9 +228,9 @@ def test_old_contributions_arrive_shrunk(shipped, seen):
     parts = contributions(model, seen.tokens, seen.trace)[:, rows, seen.last]
     arrived = dict(zip(part_names(4), parts.norm(dim=-1).mean(-1).tolist(), strict=True))
     first, *_, last = (it[rows, seen.last].norm(dim=-1).mean().item() for it in seen.trace.added)
-    assert [first, last] == pytest.approx([4.2, 22.1], abs=0.05)
-    assert arrived["attenzione 1"] == pytest.approx(0.1, abs=0.05)
-    assert arrived["feed-forward 4"] == pytest.approx(9.25, abs=0.05)
+    assert [first, last] == pytest.approx([4.4, 19.3], abs=0.05)
+    assert arrived["attenzione 1"] == pytest.approx(0.05, abs=0.005)
+    assert arrived["feed-forward 4"] == pytest.approx(9.0, abs=0.05)
 
 
 def test_names_of_the_parts():
@@ -661,7 +664,7 @@ def test_the_number_moves_to_the_pronoun(shipped, seen, twins):
     assert changed(2, 1, NOUN) > 0.95
     assert changed(2, PRONOUN) < 0.05
     assert changed(3, 1, NOUN) < 0.1
-    assert changed(3, PRONOUN) > 0.75
+    assert changed(3, PRONOUN) > 0.9
     assert min(changed(layer, 1, NOUN, PRONOUN) for layer in range(4)) > 0.97
 
 
@@ -679,9 +682,9 @@ def test_a_probe_reads_what_the_model_does_not_use(shipped, seen, twins):
         after = pushed(model, seen, 3, where, twins.at(3, where) - here) @ toward
         found.append((flipped(before, after), way(seen, twins, after, toward)))
     (last, short), (noun, shorter), (pronoun, _) = found
-    assert max(last, noun) < 0.05
-    assert [short, shorter] == pytest.approx([0.06, 0.04], abs=0.01)
-    assert pronoun > 0.75
+    assert max(last, noun) < 0.005
+    assert [short, shorter] == pytest.approx([0.05, 0.1], abs=0.01)
+    assert pronoun > 0.9
 
 
 def test_one_direction_does_what_the_whole_vector_does(shipped, seen, twins):
@@ -696,13 +699,13 @@ def test_one_direction_does_what_the_whole_vector_does(shipped, seen, twins):
         pushed(model, seen, 3, PRONOUN, it) @ toward
         for it in (steps, graft, astray(steps, 0), steps / 2)
     )
-    assert min(flipped(before, along), flipped(before, whole)) > 0.75
-    assert flipped(along, whole) == pytest.approx(13 / 200, abs=0.01)
+    assert min(flipped(before, along), flipped(before, whole)) > 0.9
+    assert flipped(along, whole) == pytest.approx(11 / 200, abs=0.01)
     for after in (along, whole):
-        assert way(seen, twins, after, toward) == pytest.approx(2 / 3, abs=0.02)
+        assert way(seen, twins, after, toward) == pytest.approx(0.7, abs=0.02)
     assert flipped(before, lost) < 0.05
     assert way(seen, twins, lost, toward) < 0.07
-    assert flipped(before, half) == pytest.approx(1 / 6, abs=0.02)
+    assert flipped(before, half) == pytest.approx(0.15, abs=0.02)
 
 
 def test_the_direction_of_the_plural_depends_on_the_place(shipped, seen):
@@ -718,11 +721,11 @@ def test_the_direction_of_the_plural_depends_on_the_place(shipped, seen):
         return F.cosine_similarity(one, other, dim=0).item()
 
     assert near(table, noun[0]) > 0.85
-    assert 0.4 < near(noun[0], noun[3]) < 0.5
-    assert 0.6 < near(noun[3], pronoun) < 0.75
-    assert 0.4 < near(pronoun, last[3]) < 0.55
-    assert 0.25 < near(last[3], last[4]) < 0.4
-    assert near(last[4], toward) > 0.9
+    assert 0.3 < near(noun[0], noun[3]) < 0.45
+    assert 0.5 < near(noun[3], pronoun) < 0.7
+    assert 0.3 < near(pronoun, last[3]) < 0.5
+    assert 0.05 < near(last[3], last[4]) < 0.15
+    assert near(last[4], toward) > 0.89
 
 
 # Una coordinata, un neurone, una direzione.
@@ -804,8 +807,8 @@ def test_silencing_no_neuron_changes_nothing_and_silencing_one_fixes_it(tiny):
 
 
 def test_one_neuron_reads_the_number_and_is_not_indispensable(shipped, seen):
-    """Nell'ultimo feed-forward due neuroni, ciascuno da solo, leggono il numero senza errori, e
-    fermarli non cambia i verbi; a fermarne 32 sbagliano solo i plurali."""
+    """Nell'ultimo feed-forward tre neuroni, ciascuno da solo, leggono il numero con un errore solo,
+    e fermarli non cambia i verbi; a fermarne 32 sbagliano solo i plurali."""
     model, vocabulary = shipped
     layer, rows = model.layers[-1], torch.arange(200)
     x = seen.trace.states[-2][rows, seen.last]
@@ -817,15 +820,15 @@ def test_one_neuron_reads_the_number_and_is_not_indispensable(shipped, seen):
             for it in active.mT
         ]
     )
-    perfect = (alone == 1).nonzero().flatten()
-    assert len(perfect) == 2
-    assert (alone > 0.905).sum() == 12
+    best = (alone > 0.99).nonzero().flatten()
+    assert alone[best].tolist() == pytest.approx([0.995] * 3)
+    assert (alone > 0.905).sum() == 14
     order = telling(active, seen.number)
-    assert {*order[:2].tolist()} == {*perfect.tolist()}
-    assert accuracy(silenced(layer, x, perfect) @ toward, seen.number) == 1
+    assert {*order[:3].tolist()} == {*best.tolist()}
+    assert accuracy(silenced(layer, x, best) @ toward, seen.number) == 1
     after = silenced(layer, x, order[:32]) @ toward
     wrong = (after > 0) != (seen.number > 0)
-    assert wrong.double().mean().item() == pytest.approx(1 / 6, abs=0.02)
+    assert wrong.double().mean().item() == pytest.approx(0.21, abs=0.02)
     assert bool((seen.number[wrong] > 0).all())
 
 
@@ -1016,34 +1019,29 @@ def test_trends_of_the_published_results(published):
     ):
         assert both[0] == every[0] == whole[4] > 0.7
         assert both[2] > both[0] - 0.13
-        assert all(abs(it - every[0]) < 0.02 for it in every[:4])
+        assert all(abs(it - every[0]) < 0.035 for it in every[:4])
         assert both[4] == every[4] == 0
         assert max(*bottom[:4], *whole[:4]) < 0.05
         assert bottom[4] > 0.6
     for where in ("sul nome", "sul che"):
-        for along, lost, graft in zip(
-            *(of(far, f"{where}{it}") for it in ("", ", a caso", ", innesto")), strict=True
+        for seed, along, lost, graft in zip(
+            SEEDS, *(of(far, f"{where}{it}") for it in ("", ", a caso", ", innesto")), strict=True
         ):
-            assert all(abs(a - b) < 0.04 for a, b in zip(along, graft, strict=True))
+            apart = [b - a for a, b in zip(along, graft, strict=True)]
+            if (where, seed) == ("sul nome", 3):
+                assert apart.pop(0) == pytest.approx(0.085)
+            assert all(abs(it) < 0.04 for it in apart)
+            assert max(lost) < 0.07
             assert along[4] == graft[4] == lost[4] == 0
-    wild = [
-        max(*nouns, *pronouns)
-        for nouns, pronouns in zip(
-            *(of(far, f"{it}, a caso") for it in ("sul nome", "sul che")), strict=True
-        )
-    ]
-    assert max(wild[0], wild[2]) < 0.05
-    assert 0.2 < wild[1] < of(far, "sul nome")[1][3] - 0.1
     names, articles, pronouns, both, most = (
         [it for (it,) in of(far, f"{name}, innesto", [3])]
         for name in ("sul nome", "articolo", "sul che", "articolo e nome", "articolo, nome e che")
     )
-    assert articles[0] > names[0] + 0.2 > pronouns[0] + 0.4
-    assert both[0] > most[0] - 0.02
-    assert abs(names[1] - pronouns[1]) < 0.05
-    assert both[1] < most[1] / 2
-    assert pronouns[2] > 0.75
-    assert max(names[2], articles[2], both[2]) < 0.1
+    assert articles[0] > most[0] / 2 > 0.4
+    assert names[0] < 0.05 < 0.1 < pronouns[0] < 0.2
+    assert 0.2 < most[0] - both[0] < 0.3
+    assert both[1] > names[1] > 0.8 > 0.1 > max(articles[1], pronouns[1])
+    assert pronouns[2] > 0.9 > 0.05 > max(names[2], articles[2], both[2])
     agreed = values_of(published, far, "accordo")
     assert min(agreed) > 0.85
     assert agreed[2] == max(agreed) == 1
@@ -1052,31 +1050,32 @@ def test_trends_of_the_published_results(published):
         what: [a - b for a, b in zip(agreed, values_of(published, far, what), strict=True)]
         for what in ("fermi 1", "fermi 8", "fermi, a caso 64")
     }
-    assert lost["fermi 1"] == pytest.approx([0.05, 0.1, 0], abs=0.006)
-    assert lost["fermi 8"] == pytest.approx([0.21, 0.33, 0.015], abs=0.006)
-    assert lost["fermi, a caso 64"] == pytest.approx([0.13, 0.23, 0], abs=0.006)
+    assert lost["fermi 1"] == pytest.approx([0.0075, 0.0125, 0], abs=0.001)
+    assert lost["fermi 8"] == pytest.approx([0.18, 0.4, 0], abs=0.006)
+    assert lost["fermi, a caso 64"] == pytest.approx([0.09, 0.02, 0], abs=0.006)
     readable = [it for (it,) in of(near, "numero", [3])]
     for agrees, reads in zip(values_of(published, near, "accordo"), readable, strict=True):
         assert agrees + 0.2 < reads
-        assert reads > 0.95
-    assert values_of(published, near, "accordo")[1] == pytest.approx(0.5, abs=0.01)
+        assert reads > 0.94
+    assert 0.5 < values_of(published, near, "accordo")[1] < 0.55
     for plain, fitted in zip(of("lente", "bits"), of("lente tarata", "bits"), strict=True):
         assert all(a > b + 1 for a, b in zip(plain[:4], fitted[:4], strict=True))
         assert all(b + 0.25 < a < b + 0.65 for a, b in itertools.pairwise(fitted))
     counts = read_results(next_token.RESULTS)
     (singles,), (couples,) = (values_of(counts, f"n = {n}", "heldout") for n in (1, 2))
     assert all(couples < bits[0] < singles - 2 for bits in of("lente tarata", "bits"))
-    for kind, side in ((far, 1), (near, -1)):
+    for kind, least, most in ((far, 0, 0.06), (near, -0.06, 0.02)):
         both = (values_of(counts, "modello", f"{kind}, {it}") for it in ("concorde", "discorde"))
         for whole, *halves in zip(values_of(published, kind, "accordo"), *both, strict=True):
-            assert 0 < side * (whole - fmean(halves)) < 0.07
+            assert least < whole - fmean(halves) < most
     for echo, rank in zip(of("lente", "echo"), of("lente", "rank"), strict=True):
         assert echo[0] > 0.79
         assert echo[4] < 0.05
         assert rank[0] > 300
     assert all(it[0] < 3 for it in of("lente", "entropy"))
     assert all(it[4] == 0 for it in of("lente tarata", "divergence"))
-    for name in ("plurale", "femminile", "persona"):
+    gains = {name: [] for name in ("plurale", "femminile", "persona")}
+    for name in gains:
         for direction, alone, turn in zip(
             *(
                 values_of(published, "tabella", f"{name}, {it}")
@@ -1086,10 +1085,9 @@ def test_trends_of_the_published_results(published):
         ):
             assert direction > 0.95
             assert alone + 0.1 < direction
-            if name == "femminile":
-                assert 0 < alone - turn < 0.11
-            else:
-                assert abs(alone - turn) < 0.07
+            gains[name].append(alone - turn)
+    assert gains["femminile"] == pytest.approx([0.137, 0.08, -0.023], abs=0.002)
+    assert all(-0.02 < it < 0.08 for name in ("plurale", "persona") for it in gains[name])
 
 
 def test_the_shipped_model_still_measures_as_published(shipped, published):
