@@ -892,6 +892,45 @@ def test_trends_of_the_published_results():
     assert all(it < 0.1 < fooled for it in of(MINE, "due relative, discorde"))
 
 
+def test_sentences_quoted_on_the_page():
+    """Ciò che la pagina dice delle sue frasi, con il modello in deposito."""
+    model, vocabulary = load()
+
+    def after(start):
+        tokens = torch.tensor([START, *vocabulary.encode(start)])
+        with torch.no_grad():
+            chances = model(tokens).softmax(-1)[-1]
+        return dict(zip(vocabulary.words, chances.tolist(), strict=True))
+
+    far = after("i contadini che il bambino vede")
+    first = [it for it in sorted(far, key=far.__getitem__)[:-7:-1] if it not in ("non", ".")]
+    assert first == ["hanno", "sono", "vanno", "amano"]
+    heard = after("la maestra che i bambini ascoltano")
+    assert heard["ha"] == pytest.approx(0.38, abs=0.01)
+    assert heard["non"] == pytest.approx(1 / 6, abs=0.01)
+    assert heard["ha"] / heard["hanno"] == pytest.approx(17, abs=0.5)
+    text = vocabulary.encode("la maestra che i bambini ascoltano legge un libro.")
+    costs = model.bits([text])[0]
+    words = [vocabulary.words[it] for it in text]
+    order = sorted(zip(costs, words, strict=False), reverse=True)
+    assert [it for _, it in order[:3]] == ["legge", "ascoltano", "i"]
+    assert math.log2(len(vocabulary)) - order[0][0] == pytest.approx(1, abs=0.1)
+    assert order[1][0] - order[2][0] < 0.1
+    assert costs[-1] < 0.1
+    assert words[-1] == order[-1][1] == "."
+
+    def prefers(start, right, wrong):
+        one, other = (model.bits([vocabulary.encode(f"{start} {it}")])[0][-2] for it in (right, wrong))
+        return one < other
+
+    assert prefers("il medico che aiuta le maestre", "gioca", "giocano")
+    assert not prefers("il medico che aiuta le maestre", "dorme", "dormono")
+    contrasts = agreement_contrasts(PAIRS_SEED, PAIRS)
+    marks = preferred(model.bits, vocabulary, contrasts)
+    near = [ok for ok, it in zip(marks, contrasts, strict=True) if it.kind == "che fa, discorde"]
+    assert (sum(near[::2]), sum(near[1::2])) == (5, 35)
+
+
 def test_fortran_on_the_page(fortran, call_fortran):
     """Le key del primo strato, senza posizioni, dalla stessa tabella e dalla stessa matrice."""
     routines = fortran("beyond/next_token")
