@@ -243,9 +243,6 @@ def linear(
     packs = None if torch.compiler.is_compiling() else PACKS.get()
     if packs is None or not is_packable(x, weight):
         return F.linear(x, weight, bias)
-    if x.numel() == x.size(-1) < LONG:
-        product = doubled_product(x.reshape(-1), weight).view(*x.shape[:-1], -1)
-        return product if bias is None else product + bias
     key = (weight.data_ptr(), weight.shape)
     if key not in packs:
         packs[key] = weight, torch.ops.mkldnn._reorder_linear_weight(weight.detach())
@@ -259,10 +256,6 @@ PACKS: ContextVar[dict[tuple[int, torch.Size], tuple[Tensor, Tensor]] | None] = 
 
 LARGE = 2**17
 """Quanti numeri ha almeno una matrice che conviene impacchettare: misurato."""
-
-LONG = 2048
-"""Da quante colonne in su anche una riga sola vuole il pacco: misurato."""
-
 
 @contextmanager
 def packed_weights() -> Iterator[None]:
@@ -286,13 +279,6 @@ def is_packable(x: Tensor, weight: Tensor) -> bool:
     large = weight.numel() >= LARGE and weight.is_contiguous()
     using = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
     return plain and large and using and torch.backends.mkldnn.is_available()
-
-
-def doubled_product(
-    x: Float[Tensor, " columns"], weight: Float[Tensor, "rows columns"]
-) -> Float[Tensor, " rows"]:
-    """Il prodotto con una riga sola, scritta due volte: delle due uscite, la prima."""
-    return (weight @ torch.stack([x, x]).mT)[:, 0].contiguous()
 
 
 def split_heads(

@@ -401,7 +401,7 @@ def packs(monkeypatch):
 
 
 @pytest.mark.parametrize("columns", [1, 6, 2051])
-@pytest.mark.parametrize("batch", [(0,), (2,), (2, 3), (17,)])
+@pytest.mark.parametrize("batch", [(), (0,), (1,), (1, 1), (2,), (2, 3), (17,)])
 @with_and_without_bias
 @torch.no_grad()
 def test_packed_product_is_the_straight_one(batch, columns, bias, packs):
@@ -413,23 +413,6 @@ def test_packed_product_is_the_straight_one(batch, columns, bias, packs):
         torch.testing.assert_close(output.double(), exact, rtol=0, atol=2e-6 * columns**0.5 * 4)
         assert output.is_contiguous()
     assert len(packs) == 1
-
-
-@pytest.mark.parametrize("batch", [(), (1,), (1, 1)])
-@with_and_without_bias
-@torch.no_grad()
-def test_a_row_alone_is_doubled(batch, bias, packs):
-    """Commento: una riga sola si moltiplica due volte insieme, e non chiede un pacco se è corta."""
-    constant = torch.randn(7) if bias else None
-    for columns, operands, count in ((6, [(6, 2)], 0), (2047, [(2047, 2)], 0), (2048, [], 1)):
-        x, weight = torch.randn(*batch, columns), torch.randn(7, columns)
-        with MatrixProducts() as executed:
-            output = linear(x, weight, constant)
-        exact = x.double() @ weight.double().T + (0 if constant is None else constant.double())
-        torch.testing.assert_close(output.double(), exact, rtol=0, atol=2e-6 * columns**0.5 * 4)
-        assert output.is_contiguous()
-        assert executed.right_operands == operands
-        assert len(packs) == count
 
 
 def test_weights_are_packed_only_for_inference_on_cpu_in_fp32(packs):

@@ -920,7 +920,8 @@ def test_sentences_quoted_on_the_page():
     assert words[-1] == order[-1][1] == "."
 
     def prefers(start, right, wrong):
-        one, other = (model.bits([vocabulary.encode(f"{start} {it}")])[0][-2] for it in (right, wrong))
+        both = (vocabulary.encode(f"{start} {it}") for it in (right, wrong))
+        one, other = (model.bits([it])[0][-2] for it in both)
         return one < other
 
     assert prefers("il medico che aiuta le maestre", "gioca", "giocano")
