@@ -257,6 +257,7 @@ PACKS: ContextVar[dict[tuple[int, torch.Size], tuple[Tensor, Tensor]] | None] = 
 LARGE = 2**17
 """Quanti numeri ha almeno una matrice che conviene impacchettare: misurato."""
 
+
 @contextmanager
 def packed_weights() -> Iterator[None]:
     """Finché dura il blocco i pesi non cambiano: ogni matrice grande si impacchetta una volta.

@@ -1079,6 +1079,10 @@ def test_trends_of_the_published_rows():
     for what in (f"{way}, {how}" for way in WAYS for how in ("detto così", "detto solo diretto")):
         changes = [b - a for a, b in zip(known(plain, what), known(silent, what), strict=True)]
         assert max(abs(it) for seed, it in enumerate(changes) if seed != hit) <= 2
+    both = (known(who, "diretto, detto solo diretto") for who in (plain, silent))
+    assert [b - a for a, b in zip(*both, strict=True)] == [-2, -1, -1]
+    both = (known(who, "parafrasi, detto solo diretto") for who in (plain, silent))
+    assert [b - a for a, b in zip(*both, strict=True)] == [2, 2, -2]
     examples = 3 * len(SEVERAL) + len(SINGLE) + len(KINGDOMS)
     assert 1 - examples / (examples + len(ADMITTED)) == pytest.approx(0.15, abs=0.005)
 
