@@ -457,9 +457,11 @@ def test_a_matrix_is_packed_once_until_the_end_of_the_block(packs):
     whole = linear(x, weight)
     with packed_weights():
         parts = [linear(x, weight[rows]) for rows in (slice(3), slice(3, 8))]
+        before = list(packs.values())
         linear(x, weight[:3])
     assert_equal(torch.cat(parts, dim=-1), whole, 1e-5)
     assert len(packs) == 3
+    assert all(a is b for a, b in zip(before, packs.values(), strict=True))
 
 
 @torch.no_grad()
