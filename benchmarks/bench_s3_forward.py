@@ -62,12 +62,12 @@ def contestants(ours: Transformer, source: Tensor, target: Tensor) -> dict[str, 
     """Chi gareggia; il primo è il nostro. Hanno tutti gli stessi pesi: la stessa funzione."""
     with torch.device(source.device):
         theirs = torch_model(ours).eval()
+        marian = marian_model(ours).eval() if installed("transformers") else None
     found: dict[str, Run] = {
         "Transformer": lambda: ours(source, target),
         TORCH: lambda: theirs(source, target),
     }
-    if installed("transformers"):
-        marian = marian_model(ours).eval()
+    if marian is not None:
         found["Hugging Face Marian"] = lambda: marian_logits(marian, source, target)
     return found
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from benchmarks.ceilings import Ceilings, measure
 from benchmarks.contest import (
     DEVICE,
     DTYPES,
+    Noted,
     Run,
     Timing,
     Turns,
@@ -123,7 +125,8 @@ def contest(
         require(timer is clock, "timer", timer, "benchmarks.stopwatch.clock, che aspetta la GPU")
         for name, run in contestants.items():
             refuse_degenerate_data(name, run, name not in different)
-        (name, ours), *others = contestants.items()
+        noted = {name: Noted(run) for name, run in contestants.items()}
+        (name, ours), *others = noted.items()
         if benchmark.disabled:
             benchmark(ours)
             return
@@ -136,12 +139,16 @@ def contest(
 
         rounds = rounds_for(timed(before_ours) + timed(ours))
         turns.forget()
+        for run in noted.values():
+            run.seconds.clear()
         benchmark.pedantic(ours, setup=before_ours, rounds=rounds)
         times = {name: benchmark.stats.stats.data, **turns.times}
         timings = {name: Timing.of(times) for name, times in times.items()}
         ceiling = timings.pop(CEILING)
+        queueing = {name: statistics.median(it.seconds) for name, it in noted.items()}
         measured = (work, dtype, baseline, timings, extra, ceiling, ceilings())
-        found = verdict(*measured, different, formats or {})
+        on_gpu = queueing if DEVICE == "cuda" else {}
+        found = verdict(*measured, different, formats or {}, on_gpu)
         refuse_impossible_times(found, ceilings())
         benchmark.extra_info.update(found)
         pytestconfig.stash[VERDICTS].append({"group": benchmark.group, **found})

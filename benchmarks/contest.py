@@ -6,6 +6,7 @@ e fra loro c'è sempre un grande prodotto di matrici: il tetto, misurato nello s
 """
 
 import statistics
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +38,7 @@ SECONDS = 0.5 if DEVICE == "cuda" else 5.0
 MIN_ROUNDS = 7
 """I giri di una gara lenta."""
 
-MAX_ROUNDS = 100
+MAX_ROUNDS = 50 if DEVICE == "cuda" else 100
 """I giri di una gara svelta."""
 
 MARGIN = {True: 1.05, False: 2.0}
@@ -120,14 +121,33 @@ class Turns:
             times.clear()
 
 
+class Noted:
+    """Un concorrente di cui si annota quanto impiega la chiamata a tornare.
+
+    Su GPU è il tempo che la CPU impiega ad accodare, se dentro non si aspetta la scheda.
+    """
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.seconds: list[float] = []
+
+    def __call__(self) -> Any:
+        start = time.perf_counter()
+        output = self.run()
+        self.seconds.append(time.perf_counter() - start)
+        return output
+
+
 def rounds_for(seconds: float) -> int:
     """Quanti giri stanno nella durata di una gara, se uno dura `seconds`."""
     return max(MIN_ROUNDS, min(MAX_ROUNDS, int(SECONDS / seconds)))
 
 
 def extra_bytes(run: Run) -> int:
-    """La memoria in più, al culmine di una chiamata: ciò che si alloca, uscita compresa."""
-    run()
+    """La memoria in più, al culmine di una chiamata: ciò che si alloca, uscita compresa.
+
+    La chiamata non dev'essere la prima, che può allocare ciò che resta.
+    """
     if DEVICE == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
@@ -170,8 +190,9 @@ def verdict(
     ceilings: Ceilings,
     different: Collection[str] = (),
     formats: Mapping[str, str] = {},
+    queueing: Mapping[str, float] = {},
 ) -> dict[str, Any]:
-    """Ciò che di una gara si pubblica: il lavoro, i tetti e, per ognuno, tempo e rapporti."""
+    """Ciò che di una gara si pubblica: il lavoro, i tetti e, per ognuno, tempi e rapporti."""
     traffic = work.traffic(dtype)
     usual = format_of(dtype)
     gemm_rate = 2 * gemm_size(dtype) ** 3 / ceiling.median
@@ -193,6 +214,7 @@ def verdict(
             "gemm_fraction": flops_rate / rates[form] if same else None,
             "copy_fraction": bytes_rate / ceilings.copy if same else None,
             "datasheet_fraction": flops_rate / peak / 1e9 if same and peak else None,
+            **({"queueing": queueing[name]} if name in queueing else {}),
         }
 
     return {

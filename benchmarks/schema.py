@@ -195,6 +195,14 @@ MACHINE = Fields(
 )
 """La macchina e le versioni; un pacchetto non installato ha `null`."""
 
+SCORED_WITH_CEILINGS: dict[str, Rule] = {
+    "format": TEXT,
+    "gbs": OrNull(POSITIVE),
+    "copy_fraction": OrNull(POSITIVE),
+    "datasheet_fraction": OrNull(POSITIVE),
+}
+"""I campi che un concorrente ha se la sua sessione ha misurato i tetti."""
+
 SCORE = Fields(
     {
         "median": POSITIVE,
@@ -204,14 +212,12 @@ SCORE = Fields(
         "ratio": POSITIVE,
         "extra_bytes": NOT_NEGATIVE,
     },
-    {
-        "format": TEXT,
-        "gbs": OrNull(POSITIVE),
-        "copy_fraction": OrNull(POSITIVE),
-        "datasheet_fraction": OrNull(POSITIVE),
-    },
+    {**SCORED_WITH_CEILINGS, "queueing": POSITIVE},
 )
-"""Un concorrente: ritmi e frazioni sono `null` se fa un lavoro diverso da quello dichiarato."""
+"""Un concorrente: ritmi e frazioni sono `null` se fa un lavoro diverso da quello dichiarato.
+
+Su GPU `queueing` sono i secondi che la CPU impiega ad accodare; le prime sessioni non l'hanno.
+"""
 
 WITH_CEILINGS: dict[str, Rule] = {
     "copy_gbs": POSITIVE,
@@ -349,7 +355,7 @@ def missing(contest: dict[str, Any], where: str) -> Iterator[str]:
     for name in sorted(WITH_CEILINGS.keys() - contest.keys()):
         yield f"{where}.{name}: manca"
     for contestant, score in contest["contestants"].items():
-        for name in sorted(SCORE.optional.keys() - score.keys()):
+        for name in sorted(SCORED_WITH_CEILINGS.keys() - score.keys()):
             yield f"{where}.contestants[{contestant}].{name}: manca"
 
 

@@ -325,7 +325,10 @@ def from_counters(
 
 
 def instructions(values: Mapping[str, float]) -> dict[str, float]:
-    """Le istruzioni di warp per operazione, senza le `HFMA2.MMA`; il resto del totale a parte."""
+    """Le istruzioni di warp per operazione, senza le `HFMA2.MMA`; il resto del totale a parte.
+
+    Su una H200 ncu conta ogni GMMA anche fra le HMMA: qui resta una volta sola.
+    """
     plain = {name.removesuffix(".sum"): value for name, value in values.items()}
     packed = plain.get(PACKED_HALF, 0.0)
     counts = {
@@ -334,7 +337,7 @@ def instructions(values: Mapping[str, float]) -> dict[str, float]:
         if BY_OPERATION.fullmatch(name)
     }
     if "HMMA" in counts:
-        counts["HMMA"] = max(0.0, counts["HMMA"] - packed)
+        counts["HMMA"] = max(0.0, counts["HMMA"] - packed - counts.get("GMMA", 0.0))
     if TENSOR_PIPE in plain:
         rest = plain[TENSOR_PIPE] - packed - sum(counts.values())
         counts[OTHERS if counts else ALL] = max(0.0, rest)

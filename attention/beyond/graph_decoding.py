@@ -10,6 +10,7 @@ volta e si ripete. Per una frase sola i comandi sono pochi kernel scritti appost
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast, no_type_check
 
@@ -95,7 +96,10 @@ class GraphDecoder:
             check_fusible(model, rows, self.room)
         with evaluating(model), torch.cuda.device_of(model.embedding.weight):
             self.allocate()
-            self.graph = self.record() if self.place.type == "cuda" else None
+            on_gpu = self.place.type == "cuda"
+            self.entry, self.graph = (
+                self.record(work) if on_gpu else None for work in (self.enter, self.steps)
+            )
 
     @property
     def place(self) -> torch.device:
@@ -104,9 +108,11 @@ class GraphDecoder:
 
     def allocate(self) -> None:
         """Tutta la memoria che serve, una volta: da qui in poi gli indirizzi non cambiano."""
-        d_model, rows, room = self.model.config.d_model, self.rows, self.room
+        config, rows, room = self.model.config, self.rows, self.room
         weight = self.model.embedding.weight
         integers: dict[str, Any] = {"dtype": torch.int64, "device": self.place}
+        self.source = torch.full((rows, self.length), config.padding_id, **integers)
+        self.source[:, 0] = config.end_id  # per la prova che precede la registrazione
         self.state = State(
             token=torch.zeros(rows, 1, **integers),
             position=torch.zeros(1, **integers),
@@ -117,10 +123,10 @@ class GraphDecoder:
         )
         self.places = torch.arange(room, device=self.place)
         self.source_mask = weight.new_zeros(rows, 1, 1, self.length)
-        nothing = weight.new_zeros(1, self.capacity, d_model)
+        nothing = weight.new_zeros(1, self.capacity, config.d_model)
         table = self.model.target_positions(nothing)[0]
         self.table = F.pad(table, (0, 0, 0, room - self.capacity))
-        memory = weight.new_zeros(rows, self.length, d_model)
+        memory = weight.new_zeros(rows, self.length, config.d_model)
         self.caches = self.model.decoder.new_cache(memory, room)
         for cache in self.caches:
             cache.keys.zero_()
@@ -128,8 +134,16 @@ class GraphDecoder:
         self.buffers = Buffers.for_model(self.model)
 
     def load(self, source: Int[Tensor, "rows length"]) -> None:
-        """L'encoder e lo stato di partenza, copiati agli indirizzi che il grafo conosce."""
-        config, state = self.model.config, self.state
+        """Le frasi, copiate agli indirizzi che i grafi conoscono; poi l'encoder."""
+        self.source.copy_(source)
+        self.play(self.entry, self.enter)
+
+    def enter(self) -> None:
+        """L'encoder, e lo stato di partenza.
+
+        Mentre si registra nessuno può chiedere se c'è padding: la maschera c'è sempre.
+        """
+        config, state, source = self.model.config, self.state, self.source
         memory, mask = self.model.encode(source)
         for new, cache in zip(self.model.decoder.new_cache(memory, 1), self.caches, strict=True):
             cache.memory_keys.copy_(new.memory_keys)
@@ -169,31 +183,35 @@ class GraphDecoder:
     def run(self) -> None:
         """Tutti i passi che possono servire, a gruppi di `UNROLL`."""
         for _ in range(self.room // UNROLL):
-            if self.graph is None:
-                self.steps()
-            else:
-                self.graph.replay()
+            self.play(self.graph, self.steps)
+
+    def play(self, graph: Any, work: Callable[[], None]) -> None:
+        """Ripete un grafo; dove non c'è, esegue il lavoro che conterrebbe."""
+        if graph is None:
+            work()
+        else:
+            graph.replay()
 
     def steps(self) -> None:
         """I passi di una ripetizione."""
         for _ in range(UNROLL):
             self.step()
 
-    def record(self) -> Any:
-        """Registra una ripetizione: il driver annota i comandi invece di mandarli.
+    def record(self, work: Callable[[], None]) -> Any:
+        """Registra un lavoro: il driver annota i comandi invece di mandarli.
 
-        Prima la si esegue una volta davvero, su uno stream a parte, perché ciò che si prepara al
+        Prima lo si esegue una volta davvero, su uno stream a parte, perché ciò che si prepara al
         primo uso (kernel da compilare, aree di lavoro delle librerie) sia già pronto.
         """
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
-            self.steps()
+            work()
         torch.cuda.current_stream().wait_stream(aside)
         self.state.position.zero_()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self.steps()
+            work()
         return graph
 
     def plain_step(self) -> None:

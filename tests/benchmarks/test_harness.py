@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -130,6 +131,15 @@ def test_a_call_that_failed_leaves_the_timer_still(gpu):
     with pytest.raises(RuntimeError):
         stopwatch.timed(broken)
     assert stopwatch.timed(lambda: gpu.launch(3.0)) == pytest.approx(3e-3, abs=1e-5)
+
+
+def test_the_block_is_read_many_times_before_a_timed_call(monkeypatch):
+    """A 8 TB/s, più di ogni scheda della tabella, sono ancora otto decimi di millisecondo."""
+    reads = []
+    monkeypatch.setattr(stopwatch, "sweep", lambda: SimpleNamespace(sum=lambda: reads.append(1)))
+    stopwatch.empty_cache()
+    assert len(reads) * stopwatch.SWEEP / 8e12 > 0.8e-3
+    assert all(gpu.bandwidth <= 8e12 for gpu in GPUS)
 
 
 def test_the_swept_block_is_larger_than_every_cache_of_the_table():
@@ -296,6 +306,14 @@ def test_every_contestant_plays_every_round_and_the_first_rotates(monkeypatch):
     assert not any(turns.times.values())
 
 
+def test_the_time_a_call_takes_to_return_is_noted(monkeypatch):
+    moments = iter([1.0, 1.5, 4.0, 4.25])
+    monkeypatch.setattr(contest.time, "perf_counter", lambda: next(moments))
+    noted = contest.Noted(lambda: "uscita")
+    assert [noted(), noted()] == ["uscita", "uscita"]
+    assert noted.seconds == [0.5, 0.25]
+
+
 def test_timing_is_the_median_and_the_spread_of_the_middle_half():
     assert Timing.of([1.0, 9.0, 3.0, 2.0, 4.0]) == Timing(3.0, 2.0)
 
@@ -316,6 +334,7 @@ def test_verdict_divides_by_the_ceiling_and_by_the_baseline(monkeypatch):
         {"nostro": 10, "altri": 20},
         Timing(0.0005, 0.0),
         Ceilings({"FP32": 1e9, "BF16": 1e9}, {"FP32": 8, "BF16": 8}, 3e6),
+        queueing={"altri": 0.003},
     )
     assert found["dtype"] == "bfloat16"
     assert found["bytes"] == 3000
@@ -328,6 +347,8 @@ def test_verdict_divides_by_the_ceiling_and_by_the_baseline(monkeypatch):
     assert ours["copy_fraction"] == pytest.approx(0.5)
     assert ours["datasheet_fraction"] is None
     assert (others["ratio"], others["extra_bytes"]) == (1.0, 20)
+    assert others["queueing"] == 0.003
+    assert "queueing" not in ours
 
 
 # I dati.
@@ -563,6 +584,7 @@ def test_exact_bytes_replace_those_of_the_numbers():
 
 LIARS = """
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch

@@ -361,6 +361,15 @@ def test_packed_half_instructions_pass_there_but_are_not_matrices():
     assert (mixed.says, mixed.reason) == (YES, "500 HMMA")
 
 
+def test_on_hopper_every_gmma_is_also_among_the_hmma():
+    """Come ncu le dà su una H200; non contano due volte."""
+    total = {f"{TENSOR_PIPE}.sum": 18_432.0}
+    found = from_counters({**hopper(hmma=18_432.0, gmma=18_432.0), **total})
+    assert found.reason == "18432 GMMA"
+    mixed = from_counters(hopper(hmma=18_442.0, gmma=18_432.0))
+    assert mixed.reason == "18432 GMMA, 10 HMMA"
+
+
 def test_too_few_instructions_cannot_have_made_the_product():
     m, k, n = 10, 768, 3072
     needed = m * k * n // (16 * 8 * 32)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attention import Transformer, TransformerConfig
+from attention import Transformer, TransformerConfig, s3_4_embeddings_softmax, s3_model_architecture
 from attention.s3_1_encoder_decoder_stacks import AddAndNorm
 from attention.s3_model_architecture import evaluating
 
@@ -190,7 +191,10 @@ def addresses(decoder: GraphDecoder) -> list[int]:
     tensors = [*vars(decoder.state).values(), *vars(decoder.buffers).values()]
     for cache in decoder.caches:
         tensors += vars(cache).values()
-    return [tensor.data_ptr() for tensor in [*tensors, decoder.source_mask, decoder.table]]
+    return [
+        tensor.data_ptr()
+        for tensor in [*tensors, decoder.source, decoder.source_mask, decoder.table]
+    ]
 
 
 def test_addresses_never_change():
@@ -216,6 +220,33 @@ def test_the_cpu_asks_nothing_while_tokens_are_generated():
     assert usual.asked >= 9
 
 
+def test_the_encoder_too_can_be_recorded(monkeypatch):
+    """Dove non si può leggere, la CPU non chiede nulla; con o senza padding i token sono quelli."""
+    model = make(4, vocabulary=101)
+    decoder = GraphDecoder(model, 2, 6, 3)
+    asked = []
+
+    def blind() -> None:
+        with monkeypatch.context() as patched:
+            for place in (s3_model_architecture, s3_4_embeddings_softmax):
+                patched.setattr(place, "is_readable", lambda tensor: False)
+            with Questions() as questions:
+                decoder.enter()
+        asked.append(questions.asked)
+
+    decoder.entry = SimpleNamespace(replay=blind)
+    for source in (padded(model, 6, 2), torch.randint(3, 101, (2, 6))):
+        assert torch.equal(decoder.generate(source), model.generate(source, extra=3))
+    assert asked == [0, 0]
+
+
+def test_the_run_before_recording_has_padding():
+    """Così la prova passa per la maschera, che nel grafo c'è sempre."""
+    decoder = GraphDecoder(make(4), 2, 6, 3)
+    real = decoder.source != decoder.model.config.padding_id
+    assert real.tolist() == [[True, *[False] * 5]] * 2
+
+
 def test_the_graph_is_replayed_as_many_times_as_needed():
     """Diciassette token sono tre ripetizioni da otto; il posto c'è per ventiquattro."""
     decoder = GraphDecoder(make(4), 1, 6, 11)
@@ -226,10 +257,15 @@ def test_the_graph_is_replayed_as_many_times_as_needed():
             replays.append(decoder.state.position.item())
             decoder.steps()
 
-    decoder.graph = Recorded()
+    class Entered:
+        def replay(self) -> None:
+            replays.append("ingresso")
+            decoder.enter()
+
+    decoder.graph, decoder.entry = Recorded(), Entered()
     source = padded(decoder.model, 6)
     assert torch.equal(decoder.generate(source), decoder.model.generate(source, extra=11))
-    assert replays == [0, 8, 16]
+    assert replays == ["ingresso", 0, 8, 16]
     assert decoder.room == decoder.state.output.size(1) == decoder.caches[0].keys.size(-2) == 24
 
 
@@ -262,7 +298,7 @@ def test_a_graph_is_recorded_after_a_real_run(monkeypatch):
         decoder, "steps", lambda: calls.append(f"passi da {decoder.state.position.item()}")
     )
     decoder.state.position.fill_(8)
-    assert decoder.record() == "il grafo"
+    assert decoder.record(decoder.steps) == "il grafo"
     aside = ["aspetta", "dentro", "passi da 8", "fuori", "aspetta"]
     assert calls == [*aside, "dentro", "passi da 0", "fuori"]
 

@@ -58,9 +58,14 @@ def scores(contests: list[Contest], name: str) -> list[Score | None]:
 
 
 def time_cell(score: Score) -> str:
-    """Il tempo mediano; sotto, il rapporto con il riferimento e la frazione del tetto."""
+    """Il tempo mediano; sotto, il rapporto con il riferimento e la frazione del tetto.
+
+    Se la CPU impiega ad accodare più di quanto la GPU a eseguire, c'è anche quel tempo.
+    """
     relative = f"×\u00a0{decimal(score['ratio'], 2)}{of_the_roof(score)}"
-    return f"{duration(score['median'])}<br><small>{relative}</small>"
+    late = score.get("queueing", 0.0) > score["median"]
+    waiting = f"<br>CPU\u00a0{duration(score['queueing'])}" if late else ""
+    return f"{duration(score['median'])}<br><small>{relative}{waiting}</small>"
 
 
 def of_the_roof(score: Score) -> str:
@@ -83,8 +88,15 @@ def explain_times(contests: list[Contest]) -> str:
         f"Tempo mediano di una chiamata su {span(rounds)} giri alternati; poi il rapporto con "
         f"{contests[0]['baseline']} (sotto 1 è più veloce) e, per chi fa il lavoro dichiarato, la "
         f"frazione del ritmo di un grande prodotto di matrici, {span(ceilings)} GFLOP/s nelle "
-        f"stesse gare{memory}."
+        f"stesse gare{memory}.{queueing_note(contests)}"
     )
+
+
+def queueing_note(contests: list[Contest]) -> str:
+    """Che cosa vuol dire «CPU» nella tabella, se c'è."""
+    entries = [score for contest in contests for score in contest["contestants"].values()]
+    late = any(score.get("queueing", 0.0) > score["median"] for score in entries)
+    return " «CPU»: quanto le serve per accodare la chiamata, se è di più." if late else ""
 
 
 def explain_memory(contests: list[Contest]) -> str:
