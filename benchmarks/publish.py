@@ -5,6 +5,7 @@ ferma, le gare già fatte restano in un file parziale; `python -m benchmarks.pub
 pubblica quello, o il file di un'altra macchina.
 """
 
+import itertools
 import os
 import subprocess
 import sys
@@ -15,44 +16,41 @@ from benchmarks import schema
 ROOT = Path(__file__).parent.parent
 
 RESULTS = ROOT / "benchmarks" / "results"
-"""Dove stanno i risultati: una cartella per macchina, un file per giorno."""
+"""Dove stanno i risultati: una cartella per macchina, di solito un file per giorno."""
 
 MEASURED = ROOT / ".benchmarks" / "measured.json"
 """Dove sta una misura prima di essere pubblicata."""
 
 
 def place(measured: dict) -> Path:
-    """Il posto di una misura: la macchina, poi la data."""
-    return RESULTS / schema.slug(measured["machine_info"]) / f"{measured['datetime'][:10]}.json"
+    """Il posto di una misura: la macchina, poi il giorno.
+
+    Un file dello stesso giorno si sostituisce solo con uno che ne rifà tutti i gruppi; se no quello
+    nuovo gli sta accanto, con un numero: nessuna misura va perduta.
+    """
+    folder, day = RESULTS / schema.slug(measured["machine_info"]), measured["datetime"][:10]
+    names = itertools.chain([day], (f"{day}-{number}" for number in itertools.count(2)))
+    targets = (folder / f"{name}.json" for name in names)
+    return next(it for it in targets if not it.exists() or redone(it, measured))
+
+
+def redone(published: Path, measured: dict) -> bool:
+    """Vero se una misura ha tutti i gruppi di un file."""
+    return groups_of(schema.read(published)) <= groups_of(measured)
 
 
 def publish(source: Path) -> None:
     """Controlla un file e lo mette al suo posto, intero; quello di partenza non si tocca.
 
     Solleva:
-        SchemaError: se il file non è valido, o se prenderebbe il posto di gare che non ha.
+        SchemaError: se il file non è valido.
     """
-    measured = schema.read(source)
-    target = place(measured)
-    refuse_loss(target, measured, source)
+    target = place(schema.read(source))
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".tmp")
     partial.write_bytes(source.read_bytes())
     os.replace(partial, target)
     print(f"Misure pubblicate in {target.relative_to(ROOT)}")
-
-
-def refuse_loss(target: Path, measured: dict, source: Path) -> None:
-    """Un file dello stesso giorno si sostituisce solo con uno che ne rifà tutti i gruppi."""
-    if not target.exists():
-        return
-    lost = sorted(groups_of(schema.read(target)) - groups_of(measured))
-    if lost:
-        raise schema.SchemaError(
-            f"{target.relative_to(ROOT)} ha gruppi che la misura nuova non ha: {', '.join(lost)}; "
-            "per non perderli, rifai la misura per intero, oppure in un altro giorno; se invece "
-            f"quel file non serve più, toglilo e ripeti con --from {source}"
-        )
 
 
 def groups_of(session: dict) -> set[str]:

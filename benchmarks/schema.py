@@ -710,7 +710,7 @@ def misplaced(path: Path, session: dict[str, Any]) -> Iterator[str]:
     folder, day = slug(session["machine_info"]), session["datetime"][:10]
     if path.parent.name != folder:
         yield f"machine_info: la cartella si chiama «{path.parent.name}»; attesa «{folder}»"
-    if path.stem != day:
+    if not re.fullmatch(rf"{day}(-\d+)?", path.stem):
         yield f"datetime: il file si chiama «{path.name}»; atteso «{day}.json»"
 
 

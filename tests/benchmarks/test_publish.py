@@ -169,14 +169,14 @@ def test_a_file_is_never_replaced_by_one_that_has_fewer_groups(small, tmp_path):
     for found in (small, whole, whole):  # uno che ne ha di più, o gli stessi, prende il posto
         source.write_text(json.dumps(found), encoding="utf-8")
         publish.main("--from", str(source))
-    source.write_text(json.dumps(small), encoding="utf-8")
-    with pytest.raises(
-        schema.SchemaError, match="ha gruppi che la misura nuova non ha: altro"
-    ) as e:
+    first, second = tmp_path / PUBLISHED, tmp_path / PUBLISHED.with_stem("2026-06-12-2")
+    assert not second.exists()
+    for _ in range(2):  # uno che ne ha di meno gli sta accanto
+        source.write_text(json.dumps(small), encoding="utf-8")
         publish.main("--from", str(source))
-    for piece in (str(PUBLISHED), "rifai la misura per intero", f"--from {source}"):
-        assert piece in str(e.value)
-    assert json.loads((tmp_path / PUBLISHED).read_text(encoding="utf-8")) == whole
+    assert json.loads(first.read_text(encoding="utf-8")) == whole
+    assert json.loads(second.read_text(encoding="utf-8")) == small
+    assert len(list(first.parent.iterdir())) == 2
 
 
 # Una sessione vera, fermata a metà.

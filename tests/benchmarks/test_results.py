@@ -277,7 +277,9 @@ def forged(found, seconds=1.0, flops=1.0, product=1.0, ceilings=1.0):
         for it in (entry["stats"], *info["contestants"].values()):
             it |= {name: it[name] * seconds for name in times if name in it}
         for where, _, right in (*schema.of_scores(info, result), *schema.of_tokens(info)):
-            kind, who, name = re.fullmatch(r"(\w+)\[(.*)\]\.?(\w*)", where).groups()
+            if (named := re.fullmatch(r"(\w+)\[(.*)\]\.?(\w*)", where)) is None:
+                continue  # i token di una chiamata, che non cambiano
+            kind, who, name = named.groups()
             place, last = (info[kind][who], name) if name else (info[kind], who)
             place |= {last: right} if last in place else {}
     return result
