@@ -29,7 +29,6 @@ CASES = {
         (FP32, "big", BIG, 1, 32),
     ],
     "cuda": [
-        (FP32, "lettore", READER, 1, 10),
         (BF16, "lettore", READER, 1, 10),
         (BF16, "base", BASE, 50, 500),
         (BF16, "big", BIG, 50, 500),

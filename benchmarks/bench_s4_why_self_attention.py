@@ -19,7 +19,9 @@ from attention.s4_why_self_attention import (
     self_attention,
     separable_convolutional,
 )
-from benchmarks.contest import DEVICE, Run, Work, clock
+from benchmarks.contest import DEVICE, ONE_DTYPE, Run, Work, clock
+
+pytestmark = ONE_DTYPE
 
 BASELINE = "auto-attenzione"
 """Il riferimento: la prima riga della tabella 1."""

@@ -20,7 +20,7 @@ from benchmarks.bench_s3_model_architecture import (
     products,
     weights_per_token,
 )
-from benchmarks.contest import DEVICE, Run, Work, clock
+from benchmarks.contest import DEVICE, DTYPES, ONE_DTYPE, Run, Work, clock
 from benchmarks.provenance import installed
 
 MODELS = {"base": BASE, "grande": BIG}
@@ -99,13 +99,14 @@ def per_token(extra_info: dict[str, Any], rows: int) -> dict[str, Any]:
 
 
 def kinds() -> list[Any]:
-    """Su GPU tutti e due i modelli, con una frase e con 64; su CPU il base con una."""
+    """Su GPU i due modelli, in ogni tipo con una frase e in BF16 con 64; su CPU il base con una."""
     if DEVICE == "cpu":
-        return [("base", 1)]
-    return [(name, rows) for name in MODELS for rows in (1, 64)]
+        return [(torch.float32, "base", 1)]
+    single = [(dtype, name, 1) for dtype in DTYPES for name in MODELS]
+    return [*single, *((DTYPES[-1], name, 64) for name in MODELS)]
 
 
-@pytest.mark.parametrize(("name", "rows"), kinds())
+@pytest.mark.parametrize(("dtype", "name", "rows"), kinds(), ids=str)
 @pytest.mark.benchmark(group="s6_1_decoding", timer=clock)
 def test_decoding(benchmark, contest, dtype, name, rows):
     """64 token per frase, sempre il più probabile, senza fermarsi prima."""
@@ -127,6 +128,7 @@ def beam_work(config: TransformerConfig, beam: int) -> Work:
     )
 
 
+@ONE_DTYPE
 @pytest.mark.skipif(DEVICE == "cpu", reason="su CPU la beam search si misura in s6_1_beam")
 @pytest.mark.benchmark(group="s6_1_decoding_beam", timer=clock)
 def test_beam_decoding(benchmark, contest, dtype):

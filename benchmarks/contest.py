@@ -18,13 +18,16 @@ from torch.autograd.profiler import profile
 from benchmarks.ceilings import FORMATS, Ceilings
 from benchmarks.stopwatch import DEVICE, Run, clock, timed
 
-__all__ = ["DEVICE", "ONLY_FP32", "Run", "Work", "clock"]
+__all__ = ["DEVICE", "ONE_DTYPE", "ONLY_FP32", "Run", "Work", "clock"]
 
 DTYPES = [torch.float32, torch.bfloat16] if DEVICE == "cuda" else [torch.float32]
 """I tipi in cui si misura."""
 
 ONLY_FP32 = pytest.mark.parametrize("dtype", [torch.float32], ids=str)
 """Per le gare di modelli che stanno comunque in FP32."""
+
+ONE_DTYPE = pytest.mark.parametrize("dtype", DTYPES[-1:], ids=str)
+"""Per le gare lunghe, che si giocano una volta sola: su GPU in BF16."""
 
 GEMM_SIZES = {
     "cpu": {torch.float32: 1024},

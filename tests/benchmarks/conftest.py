@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import schema
 from gpu_notes.sm_map import H100
+from weave.measurements import latest
 
 MACHINE = {
     "cpu": "Intel(R) Xeon(R) Processor",
@@ -185,3 +186,16 @@ def drop(tmp_path):
 
     put.folder = Path(tmp_path, "results")
     return put
+
+
+@pytest.fixture(scope="session")
+def h200():
+    """Le gare dell'H200 che le pagine mostrano: gruppo, dimensione e tipo di numeri."""
+    return {
+        (entry["group"], entry["extra_info"]["label"], entry["extra_info"]["dtype"]): entry[
+            "extra_info"
+        ]
+        for session in latest()
+        if session["machine_info"]["gpu"] == "NVIDIA H200"
+        for entry in session["benchmarks"]
+    }

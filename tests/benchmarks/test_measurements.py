@@ -14,7 +14,7 @@ from weave.measurements import contests_of, declared, latest, misura, render
 from weave.measurements.bars import bars, draw_bars
 from weave.measurements.bars import largest as largest_contests
 from weave.measurements.drawings import INK, STROKES, stroke
-from weave.measurements.goals import GOALS, Goal, goals_table, summary
+from weave.measurements.goals import GOALS, GPU_GOALS, Goal, goals_table, summary
 from weave.measurements.growth import counted, draw_growth, exponent, orders, series
 from weave.measurements.growth import growing as growing_dimension
 from weave.measurements.notation import bandwidth, duration, percent, rate, size, span
@@ -71,6 +71,18 @@ def test_who_does_other_work_has_no_fraction_and_memory_speaks_where_it_governs(
     assert "<small>× 0,50 · 50 % copia</small>" in html  # 1000 GB/s su 2000
     assert "<small>× 0,50 · 50 %</small>" in html  # 20 TFLOP/s su 40
     assert "500 µs<br><small>× 0,25</small>" in html
+
+
+def test_time_of_the_cpu_is_shown_only_where_it_is_longer(on_gpu):
+    """Accodare in 3 ms ciò che la scheda fa in 1, e in 1 ciò che fa in 2."""
+    explained = "«CPU»: quanto le serve per accodare"
+    assert explained not in render("prova", "", [on_gpu])
+    contestants = on_gpu["benchmarks"][0]["extra_info"]["contestants"]
+    contestants["nostro"]["queueing"], contestants["altri"]["queueing"] = 3e-3, 1e-3
+    html = render("prova", "", [on_gpu]).replace("\u00a0", " ")
+    assert html.count("<br>CPU") == 1
+    assert "1,00 ms<br><small>× 0,50 · 50 % copia<br>CPU 3,00 ms</small>" in html
+    assert explained in html
 
 
 def test_memory_table_holds_the_bytes_of_the_file(small):
@@ -365,27 +377,42 @@ def test_table_of_goals_has_a_column_per_cpu_and_says_what_was_not_measured(smal
     contestants = entry["extra_info"]["contestants"]
     contestants[goal.rival] = contestants.pop("altri")
     entry["extra_info"]["baseline"] = goal.rival
-    html = goals_table([on_gpu, small])
+    html = goals_table([on_gpu, small], GOALS)
     assert html.count('<th scope="col">') == 4  # la GPU non ha la sua colonna
     rows = rows_of(html)
     assert len(rows) == len(GOALS)
     assert rows[GOALS.index(goal)][2:] == [["al", "più", "×", "0,62"], ["×", "0,77", "no"]]
     assert [row[3] for row in rows].count(["non", "misurato"]) == len(GOALS) - 1
-    assert list(summary([small])) == ["Intel(R) Xeon(R) Processor: 0 su 1 misurati."]
-    assert goals_table([on_gpu]) == "<p>Non misurato su CPU.</p>"
+    assert list(summary([small], GOALS)) == ["Intel(R) Xeon(R) Processor: 0 su 1 misurati."]
+    assert goals_table([on_gpu], GOALS) == "<p>Non misurato su CPU.</p>"
+    assert goals_table([small], GPU_GOALS) == "<p>Non misurato su GPU.</p>"
+
+
+def test_goals_on_a_gpu_look_at_its_format_and_at_the_copy(on_gpu):
+    entry = on_gpu["benchmarks"][0]
+    entry["group"], entry["extra_info"]["label"] = "s6_1_decoding", "base, 1 frase"
+    goal = next(it for it in GPU_GOALS if it.contest[:2] == ("s6_1_decoding", "base, 1 frase"))
+    assert goal.place == ("cuda", "float32")
+    row = rows_of(goals_table([on_gpu], GPU_GOALS))[GPU_GOALS.index(goal)]
+    assert row[2:] == [["almeno", "50", "%"], ["50", "%", "raggiunto"]]
+    assert list(summary([on_gpu], GPU_GOALS)) == ["Scheda Finta: 1 su 1 misurati."]
+    entry["extra_info"]["dtype"] = "bfloat16"
+    assert list(summary([on_gpu], (goal,))) == []
 
 
 def test_goals_name_groups_and_rivals_that_exist():
     known = {
-        (entry["group"], entry["extra_info"]["label"], name)
+        (entry["group"], entry["extra_info"]["label"], entry["extra_info"]["device"], name)
         for session in latest()
         for entry in session["benchmarks"]
-        for name in (*entry["extra_info"]["contestants"], "tetto GEMM")
+        for name in (*entry["extra_info"]["contestants"], "tetto GEMM", "banda della copia")
     }
-    measured = {group for group, _, _ in known}
-    for goal in GOALS:
+    measured = {(group, device) for group, _, device, _ in known}
+    for goal in (*GOALS, *GPU_GOALS):
+        device, _ = goal.place
         assert goal.group in GROUPS
-        assert goal.group not in measured or (goal.group, goal.label, goal.rival) in known
+        played = (goal.group, goal.label, device, goal.rival) in known
+        assert played or (goal.group, device) not in measured
 
 
 # La pagina.

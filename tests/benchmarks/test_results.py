@@ -538,7 +538,7 @@ def test_a_file_from_another_machine_reaches_the_page(drop, small, on_gpu, asked
 
 
 @pytest.mark.usefixtures("from_there")
-@pytest.mark.parametrize("asked", [*ASKED, "traguardi"])
+@pytest.mark.parametrize("asked", [*ASKED, "traguardi", "traguardi gpu"])
 def test_a_broken_file_stops_the_page(drop, small, asked):
     drop(changed(small, (*OURS, "ratio"), 3.0), "guasta")
     with pytest.raises(SuperFencesException, match=r"results/guasta/2026-06-12\.json") as error:
@@ -614,7 +614,7 @@ def test_goals_have_one_column_per_machine_also_when_its_groups_come_from_two_fi
         info = found["benchmarks"][0]["extra_info"]
         info["contestants"][goal.rival] = info["contestants"].pop("altri")
         drop({**found, "datetime": f"{day}T10:00:00+00:00"}, name=f"{day}.json")
-    html = measurements.goals(latest(drop.folder))
+    html = measurements.goals(latest(drop.folder), GOALS)
     assert html.count('<th scope="col">') == 4
     assert html.count("0,77") == 2
     assert "2 misurati" in html

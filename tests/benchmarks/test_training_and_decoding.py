@@ -214,7 +214,7 @@ def test_the_model_of_the_contest_never_ends(monkeypatch):
 def test_on_a_cpu_only_the_usual_loop_takes_part(monkeypatch):
     monkeypatch.setattr(decoding, "DEVICE", "cpu")
     assert list(decoding.contestants(SMALL, torch.float32, 2)) == [decoding.EAGER, decoding.READING]
-    assert decoding.kinds() == [("base", 1)]
+    assert decoding.kinds() == [(torch.float32, "base", 1)]
 
 
 @torch.no_grad()
@@ -236,7 +236,10 @@ def test_on_a_gpu_our_kernels_take_part_with_one_sentence(rows, capability, monk
     expected = {decoding.OURS: ours, decoding.GRAPH: {}} if rows == 1 else {decoding.GRAPH: {}}
     assert {name: run() for name, run in runs.items()} == expected
     assert all(it[:3] == (rows, whole.LENGTH, 0) for it in made)
-    assert len(decoding.kinds()) == 4
+    full, half = torch.float32, torch.bfloat16
+    monkeypatch.setattr(decoding, "DTYPES", [full, half])
+    single = [(form, model, 1) for form in (full, half) for model in ("base", "grande")]
+    assert decoding.kinds() == [*single, (half, "base", 64), (half, "grande", 64)]
 
 
 def test_microseconds_per_token_and_tokens_per_second():

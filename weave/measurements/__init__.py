@@ -2,8 +2,9 @@
 
 Nel riquadro sta il nome di un gruppo di benchmark, e poi che cosa se ne vuole vedere: nulla per i
 tempi, `memoria`, `token`, `roofline`, `barre`, `crescita`, `crescita memoria`. Senza gruppo,
-`roofline` li mostra tutti e `traguardi` confronta le CPU con ciò che ci eravamo proposti. I numeri
-vengono dai file di `benchmarks/results/`, a ogni costruzione: qui non si misura nulla.
+`roofline` li mostra tutti; `traguardi` e `traguardi gpu` li confrontano con ciò che ci eravamo
+proposti. I numeri vengono dai file di `benchmarks/results/`, a ogni costruzione: qui non si misura
+nulla.
 """
 
 import re
@@ -19,7 +20,7 @@ from benchmarks.schema import SchemaError, read, slug, usual_format
 from weave.house import ROOT
 from weave.measurements.bars import BARS
 from weave.measurements.drawings import Contest, Quantity, svg
-from weave.measurements.goals import goals_table, summary
+from weave.measurements.goals import GOALS, GPU_GOALS, Goal, goals_table, plays_on, summary
 from weave.measurements.growth import GROWTH, MEMORY_GROWTH
 from weave.measurements.notation import day, decimal
 from weave.measurements.roofline import ALL, ROOFLINE
@@ -41,14 +42,17 @@ QUANTITIES: dict[str, Quantity] = {
 }
 """Ciò che si può chiedere di un gruppo."""
 
+TARGETS = {"traguardi": GOALS, "traguardi gpu": GPU_GOALS}
+"""I traguardi, secondo dove si misurano."""
+
 
 def misura(source: str, *_: Any, **__: Any) -> str:
     """Il riquadro: di ogni macchina, i risultati più recenti di ogni gruppo."""
     asked = source.strip()
     group, _space, quantity = asked.partition(" ")
     try:
-        if asked == "traguardi":
-            return goals(latest())
+        if asked in TARGETS:
+            return goals(latest(), TARGETS[asked])
         if asked == "roofline":
             return render("", "roofline", latest())
         if group in declared() and quantity in QUANTITIES:
@@ -58,7 +62,7 @@ def misura(source: str, *_: Any, **__: Any) -> str:
     kinds = ", ".join(f"«{kind}»" for kind in QUANTITIES if kind)
     raise SuperFencesException(
         f"riquadro «misura»: «{asked}» non esiste; i gruppi sono {', '.join(declared())}, seguiti "
-        f"da nulla o da {kinds}; senza gruppo, «roofline» e «traguardi»"
+        f"da nulla o da {kinds}; senza gruppo, «roofline», «traguardi» e «traguardi gpu»"
     )
 
 
@@ -159,14 +163,20 @@ def figure(
     )
 
 
-def goals(sessions: list[Session]) -> str:
-    """La tabella dei traguardi, quanti ne raggiunge ogni CPU, e la provenienza di ciascun file."""
-    machines = together(sessions)
-    told = " ".join(["Traguardi raggiunti.", *summary(machines)])
-    on_cpu = [session for session in sessions if session["machine_info"]["gpu"] is None]
-    origins = " ".join(provenance(session) for session in on_cpu)
+def goals(sessions: list[Session], wanted: tuple[Goal, ...]) -> str:
+    """La tabella dei traguardi, quanti ne raggiunge ogni macchina, e da dove vengono i numeri."""
+    device, _ = wanted[0].place
+    machines = together([session for session in sessions if plays_on(session, device)])
+    told = " ".join(["Traguardi raggiunti.", *summary(machines, wanted)])
+    groups = {goal.group for goal in wanted}
+    shown = [
+        session
+        for session in sessions
+        if plays_on(session, device) and groups & {it["group"] for it in session["benchmarks"]}
+    ]
+    origins = " ".join(provenance(session) for session in shown)
     return (
-        f'<figure class="disegno">{goals_table(machines)}'
+        f'<figure class="disegno">{goals_table(machines, wanted)}'
         f"<figcaption>{escape(f'{told} {origins}')}</figcaption></figure>"
     )
 

@@ -1,8 +1,9 @@
 """I traguardi: che cosa ci eravamo proposti, accanto a che cosa si è misurato.
 
-Sono tutti rapporti fra due concorrenti della stessa gara, perché quelli passano da una macchina
-all'altra; e due frazioni del tetto. Vengono da misure preliminari, fatte su un'altra CPU prima di
-scrivere questo codice, con le stesse librerie e con un primo modello provvisorio.
+Sono rapporti fra due concorrenti della stessa gara, perché quelli passano da una macchina
+all'altra; oppure frazioni di un tetto. Quelli su CPU vengono da misure preliminari, fatte su
+un'altra CPU prima di scrivere questo codice, con le stesse librerie e con un primo modello
+provvisorio; quelli su GPU li abbiamo scelti guardando che cosa permette una scheda Hopper.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,10 @@ from weave.measurements.notation import decimal, percent
 CEILING = "tetto GEMM"
 """Il confronto che non è con un concorrente, ma con il grande prodotto di matrici."""
 
-BESIDE = {"median": "{}", "extra_bytes": "{}, memoria in più", "gemm_fraction": "{}"}
+COPY = "banda della copia"
+"""Il confronto con la copia di un grande blocco."""
+
+BESIDE = {"extra_bytes": "{}, memoria in più"}
 """Il confronto come si scrive nella tabella: dove non è detto altro, è fra due tempi."""
 
 
@@ -28,9 +32,10 @@ class Goal:
         what: il lavoro, in parole.
         group: il gruppo dei benchmark.
         label: la dimensione, come nelle tabelle.
-        rival: con chi ci si confronta; `CEILING` è il tetto.
-        limit: il nostro diviso il suo, al più; per il tetto, la frazione, almeno.
-        quantity: il campo dei risultati: tempo, memoria, o frazione del tetto.
+        rival: con chi ci si confronta; `CEILING` e `COPY` sono tetti.
+        limit: il nostro diviso il suo, al più; per un tetto, la frazione, almeno.
+        quantity: il campo dei risultati: tempo, memoria, o frazione di un tetto.
+        place: dispositivo e tipo di numeri.
     """
 
     what: str
@@ -39,13 +44,19 @@ class Goal:
     rival: str
     limit: float
     quantity: str = "median"
+    place: tuple[str, str] = ("cpu", "float32")
+
+    @property
+    def contest(self) -> tuple[str, ...]:
+        """La gara in cui si misura."""
+        return (self.group, self.label, *self.place)
 
     def measured(self, contest: Contest) -> float | None:
         """Il nostro diviso il suo, o la nostra frazione del tetto; niente, se il rivale mancava."""
         contestants: dict[str, Any] = contest["contestants"]
         ours = next(iter(contestants.values()))
-        if self.rival == CEILING:
-            fraction: float | None = ours["gemm_fraction"]
+        if self.rival in (CEILING, COPY):
+            fraction: float | None = ours[self.quantity]
             return fraction
         if self.rival not in contestants or not contestants[self.rival][self.quantity]:
             return None
@@ -54,7 +65,7 @@ class Goal:
 
     def reached(self, found: float) -> bool:
         """Se la misura sta dalla parte giusta."""
-        return found >= self.limit if self.rival == CEILING else found <= self.limit
+        return found >= self.limit if self.rival in (CEILING, COPY) else found <= self.limit
 
 
 def layers() -> Iterator[Goal]:
@@ -118,40 +129,86 @@ DECODING = (
 """La generazione, con il modello base."""
 
 GOALS = (*layers(), *lengths(), *MODEL, *DECODING)
-"""Tutti, nell'ordine della tabella."""
+"""Quelli su CPU, nell'ordine della tabella."""
+
+ON_GPU = {"FP32": ("cuda", "float32"), "BF16": ("cuda", "bfloat16")}
+"""Dove si misurano quelli su GPU, secondo il formato."""
 
 
-def goals_table(sessions: list[dict[str, Any]]) -> str:
-    """Una riga per traguardo, una colonna per CPU misurata."""
-    machines = [session for session in sessions if found_in(session)]
+def paper_steps() -> Iterator[Goal]:
+    """Il passo da 25 000 token: quanto del prodotto di matrici si riesce a tenere."""
+    for model, least in (("base", 0.38), ("grande", 0.50)):
+        step = ("Un passo da 25 000 token", "s5_2_training_25k", model)
+        yield Goal(*step, CEILING, least, "gemm_fraction", ON_GPU["BF16"])
+
+
+def kernel() -> Iterator[Goal]:
+    """Il kernel di attenzione nei due versi, accanto al tetto e ai due migliori di PyTorch."""
+    forward = {(64, ""): 0.50, (128, ""): 0.58, (64, ", causale"): 0.45, (128, ", causale"): 0.45}
+    ways = {
+        "in avanti": ("beyond_flash_attention", forward),
+        "all'indietro": ("beyond_flash_attention_backward", dict.fromkeys(forward, 0.35)),
+    }
+    for way, (group, least) in ways.items():
+        for (width, mask), fraction in least.items():
+            for n in (2048, 8192):
+                job = (f"Attenzione {way}", group, f"n = {n}, d_k = {width}{mask}")
+                yield Goal(*job, CEILING, fraction, "gemm_fraction", ON_GPU["BF16"])
+                yield Goal(*job, "FlashAttention-2", 1 / 1.1, place=ON_GPU["BF16"])
+                yield Goal(*job, "cuDNN", 1 / 0.9, place=ON_GPU["BF16"])
+
+
+def one_sentence() -> Iterator[Goal]:
+    """Generare una frase sola: quanto della banda della memoria."""
+    for model in ("base", "grande"):
+        for form, place in ON_GPU.items():
+            job = (f"Generare, in {form}", "s6_1_decoding", f"{model}, 1 frase")
+            yield Goal(*job, COPY, 0.50, "copy_fraction", place)
+
+
+GPU_GOALS = (*paper_steps(), *kernel(), *one_sentence())
+"""Quelli su GPU."""
+
+
+def goals_table(sessions: list[dict[str, Any]], goals: tuple[Goal, ...]) -> str:
+    """Una riga per traguardo, una colonna per macchina che ne ha misurato qualcuno."""
+    device, _ = goals[0].place
+    machines = [session for session in sessions if plays_on(session, device)]
     if not machines:
-        return "<p>Non misurato su CPU.</p>"
-    heads = [
-        "lavoro",
-        "accanto a",
-        "traguardo",
-        *(escape(session["machine_info"]["cpu"]) for session in machines),
-    ]
-    return html_table(heads, (goal_row(goal, machines) for goal in GOALS))
+        return f"<p>Non misurato su {device.replace('cuda', 'gpu').upper()}.</p>"
+    names = (escape(name_of(session)) for session in machines)
+    heads = ["lavoro", "accanto a", "traguardo", *names]
+    return html_table(heads, (goal_row(goal, machines) for goal in goals))
 
 
-def found_in(session: dict[str, Any]) -> dict[tuple[str, str], Contest]:
-    """Le gare giocate su CPU in FP32, per gruppo e dimensione."""
+def plays_on(session: dict[str, Any], device: str) -> bool:
+    """Vero se una sessione ha gare su quel dispositivo."""
+    return any(entry["extra_info"]["device"] == device for entry in session["benchmarks"])
+
+
+def name_of(session: dict[str, Any]) -> str:
+    """La scheda o, se non c'è, il processore."""
+    machine = session["machine_info"]
+    name: str = machine["gpu"] or machine["cpu"]
+    return name
+
+
+def found_in(session: dict[str, Any]) -> dict[tuple[str, ...], Contest]:
+    """Le gare, per gruppo, dimensione, dispositivo e tipo di numeri."""
     entries = [(entry["group"], entry["extra_info"]) for entry in session["benchmarks"]]
     return {
-        (group, contest["label"]): contest
+        (group, contest["label"], contest["device"], contest["dtype"]): contest
         for group, contest in entries
-        if (contest["device"], contest["dtype"]) == ("cpu", "float32")
     }
 
 
 def goal_row(goal: Goal, machines: list[dict[str, Any]]) -> tuple[str, list[str]]:
     """Il traguardo, e per ogni macchina la misura con il suo esito."""
-    cells = [outcome(goal, found_in(machine).get((goal.group, goal.label))) for machine in machines]
+    cells = [outcome(goal, found_in(machine).get(goal.contest)) for machine in machines]
     name = f"{escape(goal.what)}<br><small>{escape(goal.label)}</small>"
-    sign = "almeno" if goal.rival == CEILING else "al più"
+    sign = "almeno" if goal.rival in (CEILING, COPY) else "al più"
     written = f"{sign} {told(goal, goal.limit)}"
-    return name, [escape(BESIDE[goal.quantity].format(goal.rival)), written, *cells]
+    return name, [escape(BESIDE.get(goal.quantity, "{}").format(goal.rival)), written, *cells]
 
 
 def outcome(goal: Goal, contest: Contest | None) -> str:
@@ -164,16 +221,16 @@ def outcome(goal: Goal, contest: Contest | None) -> str:
 
 def told(goal: Goal, number: float) -> str:
     """Un rapporto, o una frazione del tetto."""
-    return percent(number) if goal.rival == CEILING else f"×\u00a0{decimal(number, 2)}"
+    return percent(number) if goal.rival in (CEILING, COPY) else f"×\u00a0{decimal(number, 2)}"
 
 
-def summary(sessions: list[dict[str, Any]]) -> Iterator[str]:
+def summary(sessions: list[dict[str, Any]], goals: tuple[Goal, ...]) -> Iterator[str]:
     """Per ogni macchina, quanti traguardi raggiunti sui misurati."""
     for session in sessions:
         contests = found_in(session)
-        pairs = [(goal, contests.get((goal.group, goal.label))) for goal in GOALS]
+        pairs = [(goal, contests.get(goal.contest)) for goal in goals]
         values = [(goal, goal.measured(contest)) for goal, contest in pairs if contest]
         known = [(goal, value) for goal, value in values if value is not None]
         reached = sum(goal.reached(value) for goal, value in known)
         if known:
-            yield f"{session['machine_info']['cpu']}: {reached} su {len(known)} misurati."
+            yield f"{name_of(session)}: {reached} su {len(known)} misurati."
