@@ -1016,3 +1016,88 @@ def test_pencil_case_is_above_the_ceiling():
     assert flops / ceiling == pytest.approx(1.8e-3, rel=0.05)
     assert from_rate(flops / 0.5e-3, ceiling).says == YES
     assert from_rate(flops / 1.8e-3, ceiling).says == UNPROVEN
+
+
+# Ciò che la pagina dice della H200.
+
+
+def judged_in(measured):
+    """Il verdetto e i contatori di ogni formato."""
+    return {
+        form: (it["verdict"], it["evidence"]["contatori"]["reason"])
+        for form, it in measured["proofs"].items()
+    }
+
+
+def test_verdicts_on_an_h200(h200):
+    groups = ("tensor_cores", "tensor_cores_alignment")
+    found = [it for (group, *_), it in h200.items() if group in groups]
+    assert len(found) == 10
+    for measured in found:
+        for form, (given, _) in judged_in(measured).items():
+            assert given == (NO if form == "FP32" else YES)
+    measured = h200["tensor_cores", "25000×768×3072", "float32"]
+    times = {form: it["median"] for form, it in measured["contestants"].items()}
+    assert times["FP32"] / times["BF16"] == pytest.approx(14, abs=0.1)
+    assert times["FP32"] / times["TF32"] == pytest.approx(7.4, abs=0.1)
+    errors = {form: it["error"] for form, it in measured["proofs"].items()}
+    assert errors["BF16"] == pytest.approx(2.9e-3, rel=0.02)
+    assert errors["TF32"] == pytest.approx(2.9e-4, rel=0.02)
+    assert errors["FP32"] == pytest.approx(5e-7, rel=0.02)
+    few = h200["tensor_cores", "10×768×3072", "float32"]
+    assert {it["evidence"]["ritmo"]["says"] for it in few["proofs"].values()} == {UNPROVEN}
+    times = {form: it["median"] for form, it in few["contestants"].items()}
+    assert times["FP32"] / times["BF16"] == pytest.approx(1.9, abs=0.05)
+
+
+def test_one_number_less_costs_much_but_stays_on_tensor_cores(h200):
+    def slower(form, whole, less):
+        runs = [h200["tensor_cores_alignment", it, "float32"] for it in (less, whole)]
+        times = [it["contestants"][form]["median"] for it in runs]
+        return times[0] / times[1]
+
+    for whole, less, times in (
+        ("8192×768×3072", "8192×767×3072", 5.6),
+        ("8192×768×3072", "8192×768×3071", 7.2),
+        ("4096×768×50304", "4096×768×50257", 7.7),
+    ):
+        assert slower("BF16", whole, less) == pytest.approx(times, abs=0.05)
+        assert slower("FP32", whole, less) == pytest.approx(1, abs=0.01)
+        proof = h200["tensor_cores_alignment", less, "float32"]["proofs"]["BF16"]
+        assert "cutlass_75_tensorop_bf16" in proof["kernels"]
+        assert "align1" in proof["kernels"]
+        counted = proof["evidence"]["contatori"]["reason"]
+        assert ("HMMA" in counted, "GMMA" in counted) == (True, False)
+        assert (
+            "nvjet" in h200["tensor_cores_alignment", whole, "float32"]["proofs"]["BF16"]["kernels"]
+        )
+
+
+def test_counted_gmma_are_those_of_the_tiles(h200):
+    """Piastrelle 64 × 8, 16 in profondità, quattro warp; ncu le conta anche fra le HMMA."""
+    proof = h200["tensor_cores", "10×768×3072", "float32"]["proofs"]["BF16"]
+    assert "64x8_64x16" in proof["kernels"]
+    count = 4 * (3072 // 64) * -(-10 // 8) * (768 // 16)
+    counted = proof["evidence"]["contatori"]["reason"]
+    assert counted.startswith(f"{count} GMMA, {count} HMMA")
+
+
+def test_counted_hmma_are_exactly_the_product(h200):
+    measured = h200["tensor_cores_ours", "1024×768×3072", "float32"]
+    found = judged_in(measured)
+    assert found["Triton tf32"][1].startswith(f"{1024 * 768 * 3072 // (16 * 8 * 8)} HMMA")
+    assert found["Triton ieee"][1].startswith("0 istruzioni")
+    assert "1024 FFMA" in measured["proofs"]["Triton ieee"]["evidence"]["codice macchina"]["reason"]
+
+
+def test_truncated_operands_err_as_much_as_our_kernel(h200):
+    """Le ultime 13 cifre azzerate, in una somma di 768 prodotti: l'errore misurato."""
+    torch.manual_seed(1)
+    x, w = torch.randn(64, 768), torch.randn(96, 768)
+    exact = x.double() @ w.double().T
+    cut = [(it.view(torch.int32) & ~0x1FFF).view(torch.float32).double() for it in (x, w)]
+    error = (cut[0] @ cut[1].T - exact).norm() / exact.norm()
+    ours = h200["tensor_cores_ours", "1024×768×3072", "float32"]["proofs"]["Triton tf32"]["error"]
+    assert error.item() == pytest.approx(ours, rel=0.05)
+    library = h200["tensor_cores", "1024×768×3072", "float32"]["proofs"]["TF32"]["error"]
+    assert ours / library == pytest.approx(2.6, abs=0.05)

@@ -1,0 +1,241 @@
+"""La pagina della H200: ciò che dice nel testo torna con i file pubblicati."""
+
+import statistics
+
+import pytest
+
+from benchmarks.schema import read
+from gpu_notes.sm_map import H200, fma_per_clock
+from weave.house import ROOT
+from weave.measurements import latest
+from weave.measurements.goals import GPU_GOALS, found_in
+
+FOLDER = ROOT / "benchmarks/results/intel-xeon-famiglia-6-modello-207-16c-nvidia-h200"
+
+FUSED = "flash_attention"
+
+
+@pytest.fixture(scope="module")
+def sessions():
+    """La prima e la seconda."""
+    return [read(FOLDER / name) for name in ("2026-11-27.json", "2026-11-27-2.json")]
+
+
+def contests(session):
+    """Le gare di una sessione."""
+    return {
+        (it["group"], it["extra_info"]["label"], it["extra_info"]["dtype"]): it["extra_info"]
+        for it in session["benchmarks"]
+    }
+
+
+def spread(session, shared):
+    """Le distanze fra i quartili, sulla mediana, di chi occupa la scheda per meno di 0,2 ms."""
+    return [
+        score["iqr"] / score["median"]
+        for key, contest in contests(session).items()
+        if key in shared
+        for name, score in contest["contestants"].items()
+        if shared[key]["contestants"][name]["median"] < 0.2e-3
+    ]
+
+
+def test_short_calls_were_waiting_in_the_first_session(sessions):
+    """Il tempo di prima è dell'ordine di quello della CPU; la formula alla lettera non cambia."""
+    before, after = map(contests, sessions)
+    for group, label, who in (
+        ("s3_2_2_multi_head", "1×10, 768/12", "MultiHeadAttention"),
+        ("s3_2_2_multi_head", "50×500, 512/8", "MultiHeadAttention"),
+    ):
+        key = group, label, "bfloat16"
+        old, new = before[key]["contestants"][who], after[key]["contestants"][who]
+        assert new["queueing"] > 2 * new["median"]
+        assert old["median"] > 2 * new["median"]
+    key = "s3_2_1_scaled_dot_product", "n = 8192", "bfloat16"
+    old, new = (it[key]["contestants"]["scaled_dot_product_attention"] for it in (before, after))
+    assert old["median"] == pytest.approx(new["median"], rel=0.07)
+    assert new["queueing"] < new["median"] / 10
+
+
+def test_the_second_session_is_steady(sessions):
+    first, second = sessions
+    shared = {key: it for key, it in contests(second).items() if key in contests(first)}
+    assert statistics.median(spread(first, shared)) > 0.25
+    after = spread(second, shared)
+    assert statistics.median(after) < 0.025
+    assert sum(it < 0.07 for it in after) > 0.9 * len(after)
+
+
+def test_ceilings_and_their_ratios(sessions):
+    for session in sessions:
+        found = session["ceilings"]
+        gemm = {form: it["gflops"] for form, it in found["gemm"].items()}
+        assert all(it["gflops"] < 0.85 * it["datasheet"] for it in found["gemm"].values())
+        assert found["copy_gbs"] < 0.9 * found["datasheet_gbs"]
+        assert gemm["TF32"] / gemm["FP32"] == pytest.approx(8, abs=0.2)
+        assert gemm["BF16"] / gemm["TF32"] == pytest.approx(1.92, abs=0.03)
+
+
+def test_at_the_clock_read_the_product_is_near_the_peak(sessions):
+    fractions = []
+    for session in sessions:
+        clocks = session["ceilings"]["clocks"]
+        assert 685 < clocks["watt"] < 700
+        assert clocks["sm_mhz"] < 0.8 * clocks["sm_max_mhz"]
+        peak = H200.sms * 2 * fma_per_clock(H200, "BF16") * clocks["sm_mhz"] * 1e6
+        fractions.append(session["ceilings"]["gemm"]["BF16"]["gflops"] * 1e9 / peak)
+    assert fractions == pytest.approx([0.93, 0.98], abs=0.005)
+
+
+def test_with_ten_tokens_the_cpu_works_much_longer(h200):
+    for group, label, who, least in (
+        ("s3_1_layer_norm", "10 × 768", "LayerNorm", 9),
+        ("s3_3_feed_forward", "10, 768/3072", "FeedForward", 4.5),
+        ("s3_2_2_multi_head", "1×10, 768/12", "MultiHeadAttention", 14),
+        ("s3_1_encoder_layer", "1×10, 768/12", "EncoderLayer", 7.5),
+    ):
+        it = h200[group, label, "bfloat16"]["contestants"][who]
+        assert it["queueing"] > least * it["median"]
+
+
+def test_the_loop_of_the_cpu_changed_speed_by_itself(sessions):
+    key = "s6_1_decoding", "base, 1 frase", "float32"
+    first, second = (
+        contests(it)[key]["contestants"]["Transformer.generate"]["median"] for it in sessions
+    )
+    assert (first, second) == pytest.approx((0.362, 0.177), rel=0.01)
+
+
+def test_training_reaches_its_goals_with_both_ceilings(h200, sessions):
+    top = sessions[0]["ceilings"]["gemm"]["BF16"]["gflops"]
+    for model, goal in (("base", 0.38), ("grande", 0.50)):
+        ours = next(iter(h200["s5_2_training_25k", model, "bfloat16"]["contestants"].values()))
+        assert ours["gemm_fraction"] >= goal
+        assert ours["gflops"] / top >= goal
+    assert h200["s5_2_training_25k", "grande", "bfloat16"]["gemm_gflops"] == pytest.approx(
+        605e3, 0.01
+    )
+
+
+def test_the_graph_is_worth_much_for_base_and_little_for_big(h200):
+    saved = []
+    for model in ("base", "grande"):
+        recorded, compiled, *_ = h200["s5_2_training_25k", model, "bfloat16"][
+            "contestants"
+        ].values()
+        saved.append(1 - recorded["median"] / compiled["median"])
+    assert saved == pytest.approx([0.42, 0.06], abs=0.01)
+
+
+def test_every_kernel_of_a_token_costs_two_microseconds(h200):
+    fractions = {}
+    for model in ("base", "grande"):
+        for dtype in ("float32", "bfloat16"):
+            contest = h200["s6_1_decoding", f"{model}, 1 frase", dtype]
+            ours = contest["contestants"]["grafo, kernel nostri"]
+            beyond = ours["median"] / 64 * (1 - ours["copy_fraction"]) / 52
+            assert beyond == pytest.approx(2e-6, rel=0.11)
+            fractions[model, dtype] = ours["copy_fraction"]
+    assert max(fractions, key=fractions.__getitem__) == ("grande", "float32")
+    assert fractions["grande", "float32"] == pytest.approx(0.54, abs=0.005)
+    assert fractions["base", "bfloat16"] == pytest.approx(0.16, abs=0.005)
+
+
+def test_worth_of_the_graph(h200):
+    """Con una frase e con 64: il ciclo di §3 sul grafo, il grafo sui kernel nostri."""
+    worth: dict[int, list[float]] = {1: [], 64: []}
+    ours = []
+    for (group, _, _), contest in h200.items():
+        if group != "s6_1_decoding":
+            continue
+        times = {name: it["median"] for name, it in contest["contestants"].items()}
+        rows = contest["shape"]["batch"]
+        worth[rows].append(times["Transformer.generate"] / times["grafo"])
+        if rows == 1:
+            ours.append(times["grafo"] / times["grafo, kernel nostri"])
+    assert [min(worth[1]), max(worth[1])] == pytest.approx([4.7, 8.6], abs=0.06)
+    assert [min(worth[64]), max(worth[64])] == pytest.approx([1.7, 9.0], abs=0.06)
+    assert [min(ours), max(ours)] == pytest.approx([2.6, 3.6], abs=0.06)
+
+
+def test_recording_the_encoder_too_made_a_sentence_shorter(sessions):
+    key = "s6_1_decoding", "base, 1 frase", "float32"
+    first, second = (
+        contests(it)[key]["contestants"]["grafo, kernel nostri"]["median"] for it in sessions
+    )
+    assert (first, second) == pytest.approx((14.7e-3, 8.5e-3), rel=0.01)
+
+
+def ratios(h200, group, rival, width="d_k"):
+    """Dal più breve al più lungo, i tempi del nostro kernel divisi per quelli di un altro."""
+    found = [
+        contest["contestants"][FUSED]["median"] / contest["contestants"][rival]["median"]
+        for (name, label, _), contest in h200.items()
+        if name == group and width in label
+    ]
+    assert len(found) == (8 if width == "d_k" else 4)
+    return sorted(found)
+
+
+def test_attention_beside_the_kernels_of_pytorch(h200):
+    forward, backward = "beyond_flash_attention", "beyond_flash_attention_backward"
+    least, *_, most = ratios(h200, forward, "FlashAttention-2")
+    assert (least, most) == pytest.approx((0.63, 0.72), abs=0.005)
+    least, *_, most = ratios(h200, forward, "cuDNN", "d_k = 64")
+    assert 1 < least < most < 1.09
+    least, *_, most = ratios(h200, forward, "cuDNN", "d_k = 128")
+    assert (least, most) == pytest.approx((1.15, 1.23), abs=0.005)
+    least, *_, most = ratios(h200, backward, "FlashAttention-2")
+    assert (least, most) == pytest.approx((0.81, 1.0), abs=0.005)
+    least, *_, most = ratios(h200, backward, "cuDNN")
+    assert (1 / most, 1 / least) == pytest.approx((0.58, 0.68), abs=0.005)
+
+
+def test_our_kernel_beside_a_big_product(h200):
+    """Frazione del prodotto, e confronto con il kernel che tiene poca memoria."""
+    best: dict[tuple[int, bool], float] = {}
+    for (group, label, _), contest in h200.items():
+        if group == "beyond_flash_attention":
+            kind = contest["shape"]["d_k"], "causale" in label
+            fraction = contest["contestants"][FUSED]["gemm_fraction"]
+            best[kind] = max(best.get(kind, 0), fraction)
+    expected = {(128, False): 0.72, (64, False): 0.60, (128, True): 0.66, (64, True): 0.57}
+    assert best == pytest.approx(expected, abs=0.005)
+    backward = "beyond_flash_attention_backward"
+    fractions = [
+        contest["contestants"][FUSED]["gemm_fraction"]
+        for (group, *_), contest in h200.items()
+        if group == backward
+    ]
+    assert [min(fractions), max(fractions)] == pytest.approx([0.29, 0.43], abs=0.005)
+    least, *_, most = ratios(h200, "beyond_flash_attention", "memory-efficient")
+    assert 2.8 < 1 / most < 1 / least < 3.5
+    least, *_, most = ratios(h200, backward, "memory-efficient")
+    assert 2.35 < 1 / most < 1 / least < 2.71
+
+
+def test_our_kernel_takes_long_to_queue(h200):
+    for (group, *_), contest in h200.items():
+        if group == "beyond_flash_attention":
+            ours, *others = (it["queueing"] for it in contest["contestants"].values())
+            assert 0.29e-3 < ours < 0.47e-3
+            assert all(2 < ours / it < 5 for it in others)
+
+
+def test_which_goals_are_missed():
+    """Venti su cinquantaquattro: dodici con cuDNN, tre con FlashAttention-2, cinque frazioni."""
+    found: dict = {}
+    for session in latest():
+        if session["machine_info"]["gpu"] == "NVIDIA H200":
+            found |= found_in(session)
+    missed = [goal for goal in GPU_GOALS if not goal.reached(goal.measured(found[goal.contest]))]
+    rivals = [goal.rival for goal in missed]
+    assert (len(GPU_GOALS), len(missed)) == (54, 20)
+    counts = {rival: rivals.count(rival) for rival in rivals}
+    assert counts == {
+        **{"cuDNN": 12, "FlashAttention-2": 3, "tetto GEMM": 2, "banda della copia": 3},
+    }
+    backward = {goal for goal in missed if goal.group == "beyond_flash_attention_backward"}
+    assert {it.rival for it in set(missed) - backward} == {"cuDNN", "banda della copia"}
+    masked = [it.label for it in backward if it.rival == "tetto GEMM"]
+    assert sorted(masked) == [f"n = {n}, d_k = 64, causale" for n in (2048, 8192)]
