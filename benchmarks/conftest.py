@@ -139,8 +139,6 @@ def contest(
 
         rounds = rounds_for(timed(before_ours) + timed(ours))
         turns.forget()
-        for run in noted.values():
-            run.seconds.clear()
         benchmark.pedantic(ours, setup=before_ours, rounds=rounds)
         times = {name: benchmark.stats.stats.data, **turns.times}
         timings = {name: Timing.of(times) for name, times in times.items()}

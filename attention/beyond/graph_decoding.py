@@ -161,7 +161,7 @@ class GraphDecoder:
     def generate(self, source: Int[Tensor, "rows length"]) -> Int[Tensor, "rows m"]:
         """Gli stessi token di `Transformer.generate`, con lo stesso `extra`.
 
-        La CPU accoda le ripetizioni e aspetta una volta sola, alla fine.
+        Dopo i controlli la CPU accoda le ripetizioni, e aspetta una volta sola, alla fine.
 
         Argomenti:
             source: le frasi di partenza; il padding in fondo.

@@ -6,7 +6,10 @@ from attention import BASE, BIG
 from attention.s4_why_self_attention import attention_multiply_adds
 from benchmarks.bench_s3_model_architecture import on_meta, product_shapes, products
 from benchmarks.bench_s5_2_hardware_schedule import PRODUCTS, RECORDED
+from benchmarks.schema import read
+from weave.house import ROOT
 from weave.measurements import latest
+from weave.measurements.goals import GPU_GOALS
 from weave.measurements.growth import exponent
 
 OPERATIONS = 119
@@ -43,6 +46,18 @@ def session():
         if any(entry["group"] == "s5_2_training_25k" for entry in found["benchmarks"]):
             return found["ceilings"]
     raise LookupError("s5_2_training_25k")
+
+
+@pytest.fixture
+def before():
+    """Le gare della prima sessione, anche quelle che la seconda ha rifatto."""
+    folder = ROOT / "benchmarks/results/intel-xeon-famiglia-6-modello-207-16c-nvidia-h200"
+    return {
+        (entry["group"], entry["extra_info"]["label"], entry["extra_info"]["dtype"]): entry[
+            "extra_info"
+        ]
+        for entry in read(folder / "2026-11-27.json")["benchmarks"]
+    }
 
 
 def near(value, rel=0.02):
@@ -118,11 +133,26 @@ def test_growth_with_n_below_the_full_card_is_waiting(h200, seconds):
         assert after / before == near(4)
 
 
+def test_the_last_convolution_is_probably_still_waiting(h200, seconds, queueing):
+    """Alla scheda i suoi conti ne chiederebbero un decimo, e la CPU ci mette di più."""
+    key = "s4_growth_n", "n = 16384", BF16
+    last = h200[key]["contestants"]["convoluzionale"]
+    assert last["median"] == near(320e-6)
+    assert last["iqr"] / last["median"] == near(0.12, 0.03)
+    flops = 2 * 3 * 16_384 * 512**2  # k · n · d²
+    assert flops / h200[key]["gemm_gflops"] / 1e9 < last["median"] / 9
+    for d in (512, 2048, 8192):
+        queued = queueing("convoluzionale", "s4_growth_d", f"d = {d}", BF16)
+        assert queued > max(400e-6, last["median"])
+
+
 def test_attention_follows_the_square_where_the_card_is_full(h200, seconds):
     (_, before), (_, after) = growth(seconds, ATTENTION, "s4_growth_n", FP32, (4096, 16_384))
     assert after / before == near(13.8)
     key = "s4_growth_n", "n = 16384", FP32
     assert h200[key]["contestants"][ATTENTION]["gemm_fraction"] == near(0.88)
+    shorter = h200["s4_growth_n", "n = 4096", FP32]["contestants"][ATTENTION]
+    assert shorter["gemm_fraction"] == near(0.76)
     literal = [
         seconds("scaled_dot_product_attention", "s3_2_1_scaled_dot_product", f"n = {n}", BF16)
         for n in (2048, 8192)
@@ -150,7 +180,7 @@ def test_recurrence_follows_the_steps_until_its_matrix_leaves_the_cache(h200, se
     assert exponent(growth(seconds, LOOP, "s4_growth_d", BF16, (512, 2048, 8192))) == near(0.08)
 
 
-def test_fewer_multiplications_are_not_less_time(seconds):
+def test_fewer_multiplications_are_not_less_time(h200, seconds):
     key = "s4_growth_d", "d = 8192", BF16
     assert seconds("separabile", *key) == near(336e-6)
     assert seconds("convoluzionale", *key) == near(335e-6)
@@ -158,6 +188,11 @@ def test_fewer_multiplications_are_not_less_time(seconds):
     assert seconds(ATTENTION, *key) == near(42e-6)
     assert 11.5 < seconds("ristretta", *key) / seconds(ATTENTION, *key) < 12
     assert round(512 / 15) == 34  # n · n · d, contro r · n · d
+    gathered = 2 * 512 * 15 * 8192 * 2  # le righe raccolte, e la copia con la maschera
+    assert gathered == near(252e6, 0.002)
+    assert h200[key]["contestants"]["ristretta"]["extra_bytes"] == near(gathered, 0.001)
+    passing = 2 * gathered / h200[key]["copy_gbs"] / 1e9
+    assert passing / seconds("ristretta", *key) == near(0.24)
 
 
 def test_fused_attention_with_projections_beats_the_formula_alone(seconds):
@@ -199,6 +234,8 @@ def test_the_first_product_of_the_feed_forward_with_many_rows_and_with_few(h200,
 
 def test_the_step_of_the_paper_and_its_two_ceilings(h200, seconds, session):
     top = session["gemm"]["BF16"]["gflops"]
+    goals = {it.label: it.limit for it in GPU_GOALS if it.group == "s5_2_training_25k"}
+    assert goals == {"base": 0.38, "grande": 0.50}
     assert top == near(786e3)
     assert session["clocks"]["watt"] == near(688)
     for name, time, of_race, of_session in (
@@ -210,15 +247,28 @@ def test_the_step_of_the_paper_and_its_two_ceilings(h200, seconds, session):
         assert ours["median"] == near(time)
         assert ours["gemm_fraction"] == near(of_race)
         assert ours["gflops"] / top == near(of_session)
+        assert goals[name] <= ours["gflops"] / top
     assert h200["s5_2_training_25k", "grande", BF16]["gemm_gflops"] == near(605e3)
+
+
+def test_base_meets_its_goal_within_the_uncertainty_of_the_ceiling(h200, before):
+    highest = max(it["gemm_gflops"] for (*_, dtype), it in before.items() if dtype == BF16)
+    assert highest == near(795e3, 0.001)
+    rate = h200["s5_2_training_25k", "base", BF16]["contestants"][RECORDED]["gflops"]
+    assert rate / highest == near(0.375, 0.003)
+    grande = h200["s5_2_training_25k", "grande", BF16]["contestants"][RECORDED]["gflops"]
+    assert grande / highest > 0.5
+
+
+def without_attention(config, rows):
+    """Le operazioni dei prodotti che «soli prodotti» esegue: quelli con i pesi."""
+    shapes = product_shapes(config).items()
+    return 3 * sum(2 * rows * out * depth * count for (out, depth), count in shapes)
 
 
 def test_the_products_alone_outrun_the_ceiling_of_their_race(h200, seconds):
     key = "s5_2_training_25k", "grande", BF16
-    rows = h200[key]["tokens"]
-    shapes = product_shapes(BIG).items()
-    flops = 3 * sum(2 * rows * out * depth * count for (out, depth), count in shapes)
-    rate = flops / seconds(PRODUCTS, *key)
+    rate = without_attention(BIG, h200[key]["tokens"]) / seconds(PRODUCTS, *key)
     assert rate == near(723e12)
     assert rate > 1.15e9 * h200[key]["gemm_gflops"]
 
@@ -244,7 +294,7 @@ def account(config, rows, gemm, copied):
 
 @pytest.mark.parametrize(
     ("name", "config", "expected", "whole", "alone"),
-    [("base", BASE, 12.2, 21.2, 14.6), ("grande", BIG, 41.2, 57.2, 44.4)],
+    [("base", BASE, 12.0, 21.2, 14.6), ("grande", BIG, 40.8, 57.2, 44.4)],
 )
 def test_the_step_is_longer_than_the_account(
     name, config, expected, whole, alone, h200, seconds, session
@@ -252,11 +302,14 @@ def test_the_step_is_longer_than_the_account(
     key = "s5_2_training_25k", name, BF16
     ceilings = 1e9 * session["gemm"]["BF16"]["gflops"], 1e9 * session["copy_gbs"]
     assert ceilings[1] == near(4.26e12)
-    computed, moved = account(config, h200[key]["tokens"], *ceilings)
-    assert 1e3 * computed == near(expected)
+    rows = h200[key]["tokens"]
+    computed, moved = account(config, rows, *ceilings)
+    products_alone = without_attention(config, rows) / ceilings[0]
+    assert 1e3 * products_alone == near(expected, 0.002)
     assert 1e3 * (computed + moved) == near(whole)
     assert 1e3 * seconds(PRODUCTS, *key) == near(alone)
-    assert 1.7 < (seconds(RECORDED, *key) - seconds(PRODUCTS, *key)) / moved < 2
+    others = computed + moved - products_alone  # con le attenzioni, come nel passo
+    assert 1.7 < (seconds(RECORDED, *key) - seconds(PRODUCTS, *key)) / others < 2
 
 
 def test_hours_on_one_card_beside_eight(h200):
@@ -264,30 +317,48 @@ def test_hours_on_one_card_beside_eight(h200):
         hours = h200["s5_2_training_25k", name, BF16]["hours"]
         assert hours[RECORDED] == pytest.approx(recorded, abs=0.05)
         assert hours["Transformer, compilato"] == pytest.approx(compiled, abs=0.05)
-        assert 100 < 8 * paper / hours[RECORDED] < 120
+        assert hours[RECORDED] < 8 * paper / 100
 
 
 # §6.1.
 
 
 def test_beam_search_waits_for_the_cpu_at_every_token(seconds):
-    """Lo stesso `generate`, nell'altra sessione, impiega meno della metà."""
-    for dtype, beam, one, read in ((BF16, 717, 475, 1.9), (FP32, 546, 375, 2.9)):
+    for dtype, beam, one, reading in ((BF16, 717, 475, 1.9), (FP32, 546, 375, 2.9)):
         key = "s6_1_decoding_beam", "base, 1 frase, 4 ipotesi", dtype
         times = [1e3 * seconds(who, *key) for who in ("beam_search", GENERATE, READING)]
-        assert times == [near(beam), near(one), near(read)]
-        again = 1e3 * seconds(GENERATE, "s6_1_decoding", "base, 1 frase", dtype)
-        assert again < one / 2
-    bf16 = 1e3 * seconds(GENERATE, "s6_1_decoding", "base, 1 frase", BF16)
-    assert bf16 == near(211)
+        assert times == [near(beam), near(one), near(reading)]
+        assert times[0] > 150 * times[2]
 
 
-def test_recorded_rows_cost_almost_as_one(seconds):
-    one, many = (
-        1e3 * seconds(GRAPH, "s6_1_decoding", f"base, {rows}", BF16)
-        for rows in ("1 frase", "64 frasi")
-    )
-    assert [one, many] == [near(25), near(31)]
+@pytest.mark.parametrize(("dtype", "first", "second"), [(BF16, 360, 211), (FP32, 362, 177)])
+def test_the_wait_of_generation_changes_from_race_to_race(dtype, first, second, before, seconds):
+    """Lo stesso `generate`: la stessa gara nelle due sessioni, e due gare nella prima."""
+    key = "s6_1_decoding", "base, 1 frase", dtype
+    assert 1e3 * before[key]["contestants"][GENERATE]["median"] == near(first, 0.003)
+    assert 1e3 * seconds(GENERATE, *key) == near(second, 0.003)
+    if dtype == BF16:
+        beside = "s6_1_decoding_beam", "base, 1 frase, 4 ipotesi", dtype
+        assert 1e3 * before[beside]["contestants"][GENERATE]["median"] == near(475, 0.003)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "model", "one", "many", "times"),
+    [
+        (BF16, "base", 25, 31, 1.26),
+        (BF16, "grande", 32, 42, 1.32),
+        (FP32, "base", 31, 77, 2.5),
+        (FP32, "grande", 36, 141, 3.9),
+    ],
+)
+def test_recorded_rows_are_nearly_free_in_bf16_and_not_in_fp32(
+    dtype, model, one, many, times, seconds
+):
+    key = "s6_1_decoding", f"{model}, 1 frase", dtype
+    several = "s6_1_decoding", f"{model}, 64 frasi", dtype
+    assert 1e3 * seconds(GRAPH, *key) == near(one, 0.015)
+    assert 1e3 * seconds(GRAPH, *several) == near(many, 0.015)
+    assert seconds(GRAPH, *several) / seconds(GRAPH, *key) == near(times, 0.01)
 
 
 def test_the_graph_and_our_kernels_approach_the_reading(seconds, queueing):
@@ -303,11 +374,16 @@ def test_the_graph_and_our_kernels_approach_the_reading(seconds, queueing):
 
 
 def test_checks_of_the_fused_attention_cost_the_cpu_and_not_the_card(seconds, queueing):
-    key = "s3_2_1_scaled_dot_product", "n = 10", FP32
     ours, direct = "fused_attention", "F.scaled_dot_product_attention"
-    assert seconds(ours, *key) == near(seconds(direct, *key))
-    assert queueing(ours, *key) == near(151e-6)
-    assert queueing(direct, *key) == near(71e-6)
+    for group, checked, bare in (
+        ("s3_2_1_scaled_dot_product", 151e-6, 71e-6),
+        ("s3_2_1_causal", 61e-6, 31e-6),
+    ):
+        key = group, "n = 10", FP32
+        assert seconds(ours, *key) == near(seconds(direct, *key))
+        assert queueing(ours, *key) == near(checked)
+        assert queueing(direct, *key) == near(bare)
+        assert queueing(ours, *key) / queueing(direct, *key) == near(2, 0.08)
 
 
 def test_the_causal_mask_spares_a_third_only_when_long(seconds):

@@ -10,7 +10,7 @@ from pymdownx.superfences import SuperFencesException
 
 from attention.s4_why_self_attention import TABLE_1, Sizes
 from weave.house import ROOT
-from weave.measurements import contests_of, declared, latest, misura, render
+from weave.measurements import contests_of, declared, goals, latest, misura, render
 from weave.measurements.bars import bars, draw_bars
 from weave.measurements.bars import largest as largest_contests
 from weave.measurements.drawings import INK, STROKES, stroke
@@ -74,14 +74,15 @@ def test_who_does_other_work_has_no_fraction_and_memory_speaks_where_it_governs(
 
 
 def test_time_of_the_cpu_is_shown_only_where_it_is_longer(on_gpu):
-    """Accodare in 3 ms ciò che la scheda fa in 1, e in 1 ciò che fa in 2."""
+    """Accodare in 1,1 ms ciò che la scheda fa in 1, e in 1 ciò che fa in 2; 3 ms sono attesa."""
     explained = "«CPU»: quanto le serve per accodare"
     assert explained not in render("prova", "", [on_gpu])
     contestants = on_gpu["benchmarks"][0]["extra_info"]["contestants"]
-    contestants["nostro"]["queueing"], contestants["altri"]["queueing"] = 3e-3, 1e-3
+    for name, seconds in (("nostro", 1.1e-3), ("altri", 1e-3), ("diverso", 3e-3)):
+        contestants[name]["queueing"] = seconds
     html = render("prova", "", [on_gpu]).replace("\u00a0", " ")
     assert html.count("<br>CPU") == 1
-    assert "1,00 ms<br><small>× 0,50 · 50 % copia<br>CPU 3,00 ms</small>" in html
+    assert "1,00 ms<br><small>× 0,50 · 50 % copia<br>CPU 1,10 ms</small>" in html
     assert explained in html
 
 
@@ -398,6 +399,21 @@ def test_goals_on_a_gpu_look_at_its_format_and_at_the_copy(on_gpu):
     assert list(summary([on_gpu], GPU_GOALS)) == ["Scheda Finta: 1 su 1 misurati."]
     entry["extra_info"]["dtype"] = "bfloat16"
     assert list(summary([on_gpu], (goal,))) == []
+
+
+def test_goals_tell_only_the_files_they_come_from(on_gpu, small):
+    """Un file della CPU con lo stesso gruppo non è l'origine dei traguardi su GPU, e viceversa."""
+    for session in (on_gpu, small):
+        session["benchmarks"][0]["group"] = "s6_1_decoding"
+        session["benchmarks"][1:] = []
+    small["commit_info"]["id"], on_gpu["commit_info"]["id"] = "c0c0c0c", "d0d0d0d"
+    told = goals([on_gpu, small], GPU_GOALS)
+    assert ("d0d0d0d" in told, "c0c0c0c" in told) == (True, False)
+    small["benchmarks"][0]["group"] = "s3_2_1_causal"
+    told = goals([on_gpu, small], GOALS)
+    assert ("d0d0d0d" in told, "c0c0c0c" in told) == (False, True)
+    small["benchmarks"][0]["group"] = "prova"
+    assert "c0c0c0c" not in goals([on_gpu, small], GOALS)
 
 
 def test_goals_name_groups_and_rivals_that_exist():

@@ -222,3 +222,6 @@ def test_a_killed_session_keeps_what_it_had_measured(kill, tmp_path):
     assert (ran.returncode == -9, partial.exists()) == (kill, kill), ran.stdout
     session = schema.read(partial if kill else target)
     assert [it["name"][-2] for it in session["benchmarks"]] == list("012")[: 2 if kill else 3]
+    for entry in session["benchmarks"]:  # su CPU non si accoda nulla
+        for score in entry["extra_info"]["contestants"].values():
+            assert "queueing" not in score

@@ -303,6 +303,15 @@ def test_a_graph_is_recorded_after_a_real_run(monkeypatch):
     assert calls == [*aside, "dentro", "passi da 0", "fuori"]
 
 
+def test_on_a_gpu_both_graphs_are_recorded(monkeypatch):
+    """Una GPU finta: l'ingresso e i passi, ciascuno nel suo grafo."""
+    monkeypatch.setattr(GraphDecoder, "place", torch.device("cuda"))
+    monkeypatch.setattr(GraphDecoder, "allocate", lambda decoder: None)
+    monkeypatch.setattr(GraphDecoder, "record", lambda decoder, work: work.__name__)
+    decoder = GraphDecoder(make(4), 1, 6, 2)
+    assert (decoder.entry, decoder.graph) == ("enter", "steps")
+
+
 # I kernel, uno per uno.
 
 

@@ -32,6 +32,13 @@ Score = dict[str, Any]
 """Un concorrente in una gara."""
 
 
+HEAD_START = 1.2e-3
+"""Per quanti secondi, almeno, una H200 è occupata ad altro dopo che una chiamata comincia.
+
+Chi torna più tardi può aver aspettato la scheda: il suo tempo non dice quanto ha accodato.
+"""
+
+
 def times_table(contests: list[Contest]) -> str:
     """I tempi di ogni concorrente, a ogni dimensione."""
     return by_label(contests, time_cell)
@@ -62,10 +69,15 @@ def time_cell(score: Score) -> str:
 
     Se la CPU impiega ad accodare più di quanto la GPU a eseguire, c'è anche quel tempo.
     """
+    waiting = f"<br>CPU\u00a0{duration(score['queueing'])}" if is_late(score) else ""
     relative = f"×\u00a0{decimal(score['ratio'], 2)}{of_the_roof(score)}"
-    late = score.get("queueing", 0.0) > score["median"]
-    waiting = f"<br>CPU\u00a0{duration(score['queueing'])}" if late else ""
     return f"{duration(score['median'])}<br><small>{relative}{waiting}</small>"
+
+
+def is_late(score: Score) -> bool:
+    """Vero se si sa che la CPU impiega ad accodare più di quanto la GPU a eseguire."""
+    queueing: float = score.get("queueing", 0.0)
+    return bool(score["median"] < queueing < HEAD_START)
 
 
 def of_the_roof(score: Score) -> str:
@@ -95,7 +107,7 @@ def explain_times(contests: list[Contest]) -> str:
 def queueing_note(contests: list[Contest]) -> str:
     """Che cosa vuol dire «CPU» nella tabella, se c'è."""
     entries = [score for contest in contests for score in contest["contestants"].values()]
-    late = any(score.get("queueing", 0.0) > score["median"] for score in entries)
+    late = any(is_late(score) for score in entries)
     return " «CPU»: quanto le serve per accodare la chiamata, se è di più." if late else ""
 
 
