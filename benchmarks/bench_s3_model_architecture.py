@@ -20,6 +20,13 @@ from attention.s3_2_2_multi_head import packed_weights
 from benchmarks.contest import DEVICE, ONLY_FP32, Run, Work, clock
 from benchmarks.provenance import installed
 
+pytestmark = pytest.mark.skipif(
+    DEVICE == "cuda",
+    reason="su GPU il passo si misura in bench_s5_2_hardware_schedule.py, la generazione in "
+    "bench_s6_1_decoding.py",
+)
+"""Otto frasi una GPU non le sente: il tempo sarebbe quello della CPU che accoda."""
+
 BATCH, LENGTH = 8, 64
 """Frasi in un passo di addestramento, e token in ciascuna, da una parte e dall'altra."""
 

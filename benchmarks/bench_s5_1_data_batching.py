@@ -30,6 +30,8 @@ from attention.s5_1_data_batching import (
 )
 from attention.s5_2_hardware_schedule import Feed, Processes
 
+pytestmark = pytest.mark.skipif(DEVICE == "cuda", reason="i batch li forma la CPU")
+
 PAIRS = 20_000
 """Le coppie del corpus: bastano perché in un batch siano quasi tutte della stessa lunghezza."""
 

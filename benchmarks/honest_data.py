@@ -4,6 +4,7 @@ Su una GPU moltiplicare zeri consuma meno, e la frequenza resta più alta: lo st
 andare più in fretta. Prima della misura ogni concorrente gioca due volte osservato.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,6 +41,9 @@ Si riconoscono dal nome, perché non ogni PyTorch le ha tutte.
 SAMPLE = 1024
 """Quanti numeri di una matrice si guardano, al più."""
 
+LOOKS = 64
+"""Quante volte si guardano i prodotti che hanno le stesse forme: chi genera ne fa migliaia."""
+
 SAME = 0.9
 """Quando tanti numeri su uno sono uguali, la matrice è come costante; la ReLU ne azzera metà."""
 
@@ -63,6 +67,7 @@ class Watcher(TorchDispatchMode):
         super().__init__()
         self.here, self.closely = place(), closely
         self.operations = self.products = self.numbers = self.constant = self.elsewhere = 0
+        self.looks: Counter[Any] = Counter()
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -76,7 +81,11 @@ class Watcher(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
     def look(self, operands: list[Tensor]) -> None:
-        """Gli operandi di un prodotto, un campione ciascuno."""
+        """Gli operandi di un prodotto, un campione ciascuno; di forme già viste, fino a `LOOKS`."""
+        shapes = tuple(matrix.shape for matrix in operands)
+        self.looks[shapes] += 1
+        if self.looks[shapes] > LOOKS:
+            return
         size = max((matrix.numel() for matrix in operands), default=0)
         self.numbers += size
         self.constant += size * any(is_constant(matrix) for matrix in operands)

@@ -358,6 +358,26 @@ def matrix(*shape):
     return torch.randn(*shape)
 
 
+def test_products_of_the_same_shapes_are_looked_at_a_few_times(monkeypatch):
+    """Le forme nuove si guardano sempre; chi moltiplica solo zeri si vede lo stesso."""
+    looked = []
+    monkeypatch.setattr(honest_data, "is_constant", lambda matrix: looked.append(matrix.shape))
+    a, b = matrix(8, 8), matrix(8, 3)
+
+    def run():
+        for _ in range(100):
+            output = a @ a
+        return output @ b
+
+    refuse_degenerate_data("ripetuto", run)
+    assert honest_data.LOOKS == 64
+    assert len(looked) == 2 * 64 + 2
+    monkeypatch.undo()
+    zeros = torch.zeros(8, 8)
+    with pytest.raises(DegenerateDataError):
+        refuse_degenerate_data("bugiardo", lambda: [zeros @ a for _ in range(100)])
+
+
 def test_products_of_zeros_are_refused():
     zeros = torch.zeros(8, 8)
     with pytest.raises(DegenerateDataError, match=r"^«bugiardo»: dato: la maggior .* atteso"):
