@@ -9,7 +9,9 @@ import pytest
 
 from benchmarks import schema
 from gpu_notes.sm_map import H100
+from weave.house import ROOT
 from weave.measurements import latest
+from weave.measurements.goals import found_in
 
 MACHINE = {
     "cpu": "Intel(R) Xeon(R) Processor",
@@ -189,13 +191,31 @@ def drop(tmp_path):
 
 
 @pytest.fixture(scope="session")
+def sessions():
+    """Le due sessioni sull'H200, dalla prima."""
+    folder = ROOT / "benchmarks/results/intel-xeon-famiglia-6-modello-207-16c-nvidia-h200"
+    return [schema.read(folder / name) for name in ("2026-11-27.json", "2026-11-27-2.json")]
+
+
+def played(*sessions):
+    """Le gare di più sessioni: gruppo, dimensione e tipo di numeri."""
+    found = [it for session in sessions for it in found_in(session).items()]
+    return {(group, label, dtype): contest for (group, label, _, dtype), contest in found}
+
+
+@pytest.fixture(scope="session")
+def before(sessions):
+    """Le gare della prima sessione, anche quelle che la seconda ha rifatto."""
+    return played(sessions[0])
+
+
+@pytest.fixture(scope="session")
+def after(sessions):
+    """Le gare della seconda."""
+    return played(sessions[1])
+
+
+@pytest.fixture(scope="session")
 def h200():
-    """Le gare dell'H200 che le pagine mostrano: gruppo, dimensione e tipo di numeri."""
-    return {
-        (entry["group"], entry["extra_info"]["label"], entry["extra_info"]["dtype"]): entry[
-            "extra_info"
-        ]
-        for session in latest()
-        if session["machine_info"]["gpu"] == "NVIDIA H200"
-        for entry in session["benchmarks"]
-    }
+    """Le gare dell'H200 che le pagine mostrano."""
+    return played(*(it for it in latest() if it["machine_info"]["gpu"] == "NVIDIA H200"))

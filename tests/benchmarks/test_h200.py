@@ -4,45 +4,26 @@ import statistics
 
 import pytest
 
-from benchmarks.schema import read
 from gpu_notes.sm_map import H200, fma_per_clock
-from weave.house import ROOT
 from weave.measurements import latest
 from weave.measurements.goals import GPU_GOALS, found_in
-
-FOLDER = ROOT / "benchmarks/results/intel-xeon-famiglia-6-modello-207-16c-nvidia-h200"
 
 FUSED = "flash_attention"
 
 
-@pytest.fixture(scope="module")
-def sessions():
-    """La prima e la seconda."""
-    return [read(FOLDER / name) for name in ("2026-11-27.json", "2026-11-27-2.json")]
-
-
-def contests(session):
-    """Le gare di una sessione."""
-    return {
-        (it["group"], it["extra_info"]["label"], it["extra_info"]["dtype"]): it["extra_info"]
-        for it in session["benchmarks"]
-    }
-
-
-def spread(session, shared):
+def spread(found, shared):
     """Le distanze fra i quartili, sulla mediana, di chi occupa la scheda per meno di 0,2 ms."""
     return [
         score["iqr"] / score["median"]
-        for key, contest in contests(session).items()
+        for key, contest in found.items()
         if key in shared
         for name, score in contest["contestants"].items()
         if shared[key]["contestants"][name]["median"] < 0.2e-3
     ]
 
 
-def test_short_calls_were_waiting_in_the_first_session(sessions):
+def test_short_calls_were_waiting_in_the_first_session(before, after):
     """Il tempo di prima è dell'ordine di quello della CPU; la formula alla lettera non cambia."""
-    before, after = map(contests, sessions)
     for group, label, who in (
         ("s3_2_2_multi_head", "1×10, 768/12", "MultiHeadAttention"),
         ("s3_2_2_multi_head", "50×500, 512/8", "MultiHeadAttention"),
@@ -57,13 +38,12 @@ def test_short_calls_were_waiting_in_the_first_session(sessions):
     assert new["queueing"] < new["median"] / 10
 
 
-def test_the_second_session_is_steady(sessions):
-    first, second = sessions
-    shared = {key: it for key, it in contests(second).items() if key in contests(first)}
-    assert statistics.median(spread(first, shared)) > 0.25
-    after = spread(second, shared)
-    assert statistics.median(after) < 0.025
-    assert sum(it < 0.07 for it in after) > 0.9 * len(after)
+def test_the_second_session_is_steady(before, after):
+    shared = {key: it for key, it in after.items() if key in before}
+    assert statistics.median(spread(before, shared)) > 0.25
+    second = spread(after, shared)
+    assert statistics.median(second) < 0.025
+    assert sum(it < 0.07 for it in second) > 0.9 * len(second)
 
 
 def test_ceilings_and_their_ratios(sessions):
@@ -101,8 +81,8 @@ def test_with_ten_tokens_the_cpu_works_much_longer(h200):
         assert it["queueing"] > least * it["median"]
 
 
-def test_the_cpu_changed_speed_by_itself_and_the_card_did_not(sessions):
-    both = [contests(it) for it in sessions]
+def test_the_cpu_changed_speed_by_itself_and_the_card_did_not(before, after):
+    both = before, after
     key = "s6_1_decoding", "base, 1 frase", "float32"
     loop = [it[key]["contestants"]["Transformer.generate"]["median"] for it in both]
     assert loop == pytest.approx([0.362, 0.177], rel=0.01)
@@ -111,24 +91,22 @@ def test_the_cpu_changed_speed_by_itself_and_the_card_did_not(sessions):
     assert card == pytest.approx([6.79e-3, 6.68e-3], abs=1e-5)
 
 
-def products(session):
+def products(found):
     """I ritmi del prodotto in BF16 nelle gare di una sessione, dal più lento, in TFLOP/s."""
     return sorted(
-        it["gemm_gflops"] / 1e3
-        for (_, _, dtype), it in contests(session).items()
-        if dtype == "bfloat16"
+        it["gemm_gflops"] / 1e3 for (_, _, dtype), it in found.items() if dtype == "bfloat16"
     )
 
 
-def test_the_ceiling_of_a_contest_was_unsteady_in_the_first_session(sessions):
-    first, second = map(products, sessions)
+def test_the_ceiling_of_a_contest_was_unsteady_in_the_first_session(before, after):
+    first, second = products(before), products(after)
     assert first[:2] == pytest.approx([605, 685], abs=1)
     assert first[-1] == pytest.approx(795.5, abs=0.5)
     assert [second[0], second[-1]] == pytest.approx([778, 787], abs=1)
 
 
-def test_training_beside_every_ceiling(h200, sessions):
-    tops = [sessions[0]["ceilings"]["gemm"]["BF16"]["gflops"], products(sessions[0])[-1] * 1e3]
+def test_training_beside_every_ceiling(h200, before, sessions):
+    tops = [sessions[0]["ceilings"]["gemm"]["BF16"]["gflops"], products(before)[-1] * 1e3]
     base, big = (
         next(iter(h200["s5_2_training_25k", model, "bfloat16"]["contestants"].values()))
         for model in ("base", "grande")
@@ -191,10 +169,10 @@ def test_worth_of_the_graph(h200):
     assert [several, single] == pytest.approx([31e-3, 25e-3], abs=0.5e-3)
 
 
-def test_recording_the_encoder_too_made_a_sentence_shorter(sessions):
+def test_recording_the_encoder_too_made_a_sentence_shorter(before, after):
     key = "s6_1_decoding", "base, 1 frase", "float32"
     first, second = (
-        contests(it)[key]["contestants"]["grafo, kernel nostri"]["median"] for it in sessions
+        it[key]["contestants"]["grafo, kernel nostri"]["median"] for it in (before, after)
     )
     assert (first, second) == pytest.approx((14.7e-3, 8.5e-3), rel=0.01)
 
