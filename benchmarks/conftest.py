@@ -23,12 +23,11 @@ from benchmarks.contest import (
     extra_bytes,
     gemm,
     refuse_impossible_times,
-    rounds_for,
     verdict,
 )
 from benchmarks.honest_data import refuse_degenerate_data
 from benchmarks.provenance import PACKAGES, commit, installed, machine
-from benchmarks.stopwatch import clock, prepare, timed
+from benchmarks.stopwatch import clock, prepare
 
 CEILING = "GEMM"
 """Il concorrente che fa da tetto."""
@@ -130,6 +129,7 @@ def contest(
         if benchmark.disabled:
             benchmark(ours)
             return
+        roofs = ceilings()
         extra = {name: extra_bytes(run) for name, run in contestants.items()}
         turns = Turns({**dict(others), CEILING: gemm(dtype)})
 
@@ -137,17 +137,16 @@ def contest(
             turns.play()
             prepare(ours)
 
-        rounds = rounds_for(timed(before_ours) + timed(ours))
-        turns.forget()
+        rounds = turns.trial(ours)
         benchmark.pedantic(ours, setup=before_ours, rounds=rounds)
         times = {name: benchmark.stats.stats.data, **turns.times}
         timings = {name: Timing.of(times) for name, times in times.items()}
         ceiling = timings.pop(CEILING)
         queueing = {name: statistics.median(it.seconds) for name, it in noted.items()}
-        measured = (work, dtype, baseline, timings, extra, ceiling, ceilings())
+        measured = (work, dtype, baseline, timings, extra, ceiling, roofs)
         on_gpu = queueing if DEVICE == "cuda" else {}
         found = verdict(*measured, different, formats or {}, on_gpu)
-        refuse_impossible_times(found, ceilings())
+        refuse_impossible_times(found, roofs)
         benchmark.extra_info.update(found)
         pytestconfig.stash[VERDICTS].append({"group": benchmark.group, **found})
 

@@ -118,10 +118,18 @@ class Turns:
         first = next(iter(self.runs))
         self.runs[first] = self.runs.pop(first)
 
-    def forget(self) -> None:
-        """Butta i tempi presi finora: erano di prova."""
+    def trial(self, ours: Run) -> int:
+        """Un giro di prova, di cui si buttano i tempi: quanti giri stanno in una gara.
+
+        Lo misura l'orologio del sistema: il cronometro della GPU è occupato dalle chiamate.
+        """
+        start = time.perf_counter()
+        self.play()
+        timed(ours)
+        seconds = time.perf_counter() - start
         for times in self.times.values():
             times.clear()
+        return rounds_for(seconds)
 
 
 class Noted:

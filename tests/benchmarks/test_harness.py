@@ -302,7 +302,15 @@ def test_every_contestant_plays_every_round_and_the_first_rotates(monkeypatch):
     assert "".join(played[::2]) == "abcbcacab"
     assert played[::2] == played[1::2]  # una chiamata a vuoto, una cronometrata
     assert {name: len(times) for name, times in turns.times.items()} == {"a": 3, "b": 3, "c": 3}
-    turns.forget()
+
+
+def test_a_trial_round_decides_how_many_rounds_and_leaves_no_times(gpu, monkeypatch):
+    """Conta il giro intero, non il solo primo concorrente: se gli altri sono lenti, meno giri."""
+    monkeypatch.setattr(contest.time, "perf_counter", lambda: gpu.host / 1e3)
+    monkeypatch.setattr(contest, "SECONDS", 1.0)
+    slow, slower = (lambda: gpu.launch(20.0)), (lambda: gpu.launch(60.0))
+    turns = Turns({"lento": slow, "più lento": slower})
+    assert turns.trial(slow) == 9  # in un secondo, giri da poco più di 100 ms
     assert not any(turns.times.values())
 
 
