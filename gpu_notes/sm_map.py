@@ -328,8 +328,8 @@ SOURCES: Mapping[str, str] = {
     "l2_mb": "schede tecniche di NVIDIA",
     "memory_gb": "schede tecniche di NVIDIA",
     "bandwidth": "schede tecniche di NVIDIA",
-    "clock": "la frequenza che, con gli altri pezzi, dà il picco FP32 dichiarato",
-    "tensor_clock": "la frequenza che, con gli altri pezzi, dà i picchi dei Tensor Core",
+    "clock": "schede tecniche per A100 e RTX 5090; altrove la frequenza che dà il picco FP32",
+    "tensor_clock": "come `clock`, con i picchi dei Tensor Core",
     "declared": "schede tecniche e whitepaper di NVIDIA, divisi per due dove c'è la sparsità",
 }
 """Da dove viene ciascun campo; le eccezioni stanno in `Gpu.doubtful`."""

@@ -134,7 +134,7 @@ def test_layer_norm_by_hand():
 
 
 def test_epsilon_is_a_millionth_added_to_the_variance():
-    """§3.1 ¶1: lo stesso vettore, mille volte più piccolo: ε pesa un decimo della varianza."""
+    """§3.1 ¶1: lo stesso vettore, mille volte più piccolo: ε pesa un nono della varianza."""
     assert EPSILON == 0.000001
     x = torch.tensor([-0.005, 0.001, 0.001, 0.003], dtype=torch.float64)
     by_hand = torch.tensor([-5, 1, 1, 3]).double() / math.sqrt(10)
@@ -847,6 +847,8 @@ def deep(depth: int, kind: str) -> tuple[float, float, float, float]:
         elif kind == "residual":
             x = x + layer.self_attention(x, x, x)
             x = x + layer.feed_forward(x)
+        elif kind == "neither":
+            x = layer.feed_forward(layer.self_attention(x, x, x))
         else:
             x = norms[0](layer.self_attention(x, x, x))
             x = norms[1](layer.feed_forward(x))
@@ -864,6 +866,18 @@ def test_residual_alone_explodes_and_norm_alone_makes_the_tokens_equal():
     assert norm[1] < 1e-4
     assert both[0] == pytest.approx(1, abs=1e-3)
     assert both[1] > 0.1
+    assert residual[1] > 0.1
+    assert residual[2] > 5 * residual[3]
+
+
+def test_without_both_nothing_is_left_and_at_24_layers_only_pre_norm_keeps_tokens_apart():
+    """La tabella, a 24 strati: l'uscita spenta, l'esplosione, i token che si avvicinano."""
+    neither, residual, post, pre = (deep(24, it) for it in ("neither", "residual", "post", "pre"))
+    assert neither[0] < 1e-3
+    assert neither[1] < 1e-4
+    assert residual[0] > 1e4
+    assert residual[2] > 100 * deep(6, "residual")[2]
+    assert post[1] < 0.01 < 0.1 < pre[1]
 
 
 def test_post_norm_keeps_large_gradients_near_the_output_and_pre_norm_does_not():

@@ -32,9 +32,10 @@ def random_problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def test_case_by_hand():
-    """§3.2 ¶1: punteggi ln 3 e 0, pesi ¾ e ¼, uscita (3, 2)."""
-    query, keys, values = [1.0, 0.0], [[math.log(3), 5.0], [0.0, 7.0]], [[4.0, 0.0], [0.0, 8.0]]
-    assert attend(query, keys, values, dot_product) == pytest.approx([3.0, 2.0], abs=1e-12)
+    """§3.2 ¶1: punteggi ln 2, 0 e 0, pesi ½, ¼ e ¼, uscita (3, 3)."""
+    query, keys = [1.0, 0.0], [[math.log(2), 5.0], [0.0, 7.0], [0.0, -1.0]]
+    values = [[4.0, 0.0], [0.0, 8.0], [4.0, 4.0]]
+    assert attend(query, keys, values, dot_product) == pytest.approx([3.0, 3.0], abs=1e-12)
 
 
 def test_dot_product_is_the_sum_of_the_products():

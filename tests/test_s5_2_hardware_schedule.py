@@ -430,6 +430,8 @@ def test_a_weight_in_bf16_would_not_feel_small_moves():
     ]
     assert rates[0] < rates[1] < rates[2] < spacing / 2 < rates[4] < rates[3]
     assert learning_rate(698, BASE.d_model) < spacing / 2 < learning_rate(699, BASE.d_model)
+    longest = [1.7 * learning_rate(step, BASE.d_model) for step in (411, 412)]  # §5.3
+    assert longest[0] < spacing / 2 < longest[1]
     assert torch.tensor(0.044) - rates[0] < torch.tensor(0.044)
 
 

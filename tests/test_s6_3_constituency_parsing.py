@@ -536,6 +536,7 @@ def test_the_parser_is_the_one_of_section_6_3():
 def test_the_parser_has_about_a_hundred_million_parameters():
     """100,3 milioni con una tabella sola; 116,7 con 32 000 voci. L'articolo non li dà."""
     assert parameter_count(PARSER) == 100_335_616
+    assert parameter_count(replace(PARSER, d_ff=4096)) == 133_906_432
     with torch.device("meta"):
         model = Transformer(PARSER)
     assert sum(parameter.numel() for parameter in model.parameters()) == 100_335_616
@@ -552,7 +553,7 @@ def test_room_for_constituents_does_not_depend_on_the_words(extra, most):
 
 
 def test_output_is_longer_than_the_input():
-    """«Molto più lunga»: cinque parole danno undici token, otto e il punto ne danno ventuno."""
+    """«Molto più lunga»: cinque parole danno tredici token, otto e il punto ne danno ventuno."""
     assert len(linearize(read_tree(JOHN))) == 5 + 2 * 4 == 13
     assert len(linearize(read_tree(SHIP))) == 9 + 2 * 6 == 21
 

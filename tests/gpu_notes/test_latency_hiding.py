@@ -227,6 +227,30 @@ def test_a_cache_beats_more_warps():
     assert 40 * 8 * 128 / again.cycles > bandwidth(many)
 
 
+def test_a_quarter_of_the_warps_receive_as_much():
+    """Sedici warp con letture da 16 byte per corsia, o 64 con letture da 4: la stessa banda."""
+    few, many = (
+        bandwidth(run(assemble(stream(*way, 4, warps)), warps, partitions=4))
+        for warps, way in ((16, (4, 1)), (64, (1, 1)))
+    )
+    assert (round(few, 1), round(many, 1)) == (10.6, 10.5)
+
+
+def test_two_copies_in_turn_fill_the_bandwidth():
+    """Una piastrella 64 × 128 in BF16: si chiede quando la precedente dello stesso posto è lì."""
+    transfer = 64 * 128 * 2 / MACHINE.dram_bytes
+    assert transfer == pytest.approx(819, abs=0.5)
+    shares = []
+    for places in (1, 2):
+        arrived = [0.0] * places
+        free = 0.0  # quando la memoria ha finito di mandare la copia prima
+        for copy in range(100):
+            start = max(free, arrived[copy % places] + MACHINE.dram_latency)
+            arrived[copy % places] = free = start + transfer
+        shares.append(100 * transfer / free)
+    assert shares == pytest.approx([0.56, 1.0], abs=0.01)
+
+
 def test_the_stream_of_the_file_reads_it_all():
     """`stream.sm` con più warp fa prima, e legge sempre gli stessi 32 KB."""
     program = assemble(text_of("stream"))

@@ -246,7 +246,7 @@ def test_a_decoder_step_reads_all_the_weights_for_one_row() -> None:
 
 
 def test_one_warp_cannot_do_a_feed_forward() -> None:
-    """147 456 FMA di warp, almeno 74 µs, e 9,4 MB di pesi contro 32 KB di registri (A22)."""
+    """147 456 FMA di warp, almeno 74 µs, e 9,4 MB di pesi contro 33 KB di registri (A22)."""
     assert warp_cycles() == 147_456
     assert warp_cycles() / H200.clock > 74e-6
     feed_forward = 2 * 768 * 3072 * 2

@@ -79,6 +79,8 @@ def test_generations_agree_with_the_map_and_the_listings():
         assert by_capability[gpu.capability].year == gpu.year
     assert [it.per_sm for it in GENERATIONS] == [8, 8, 4, 4, 4, 4, 4]
     assert [it.threads for it in GENERATIONS] == [8, 32, 32, 32, 128, 1, 32]
+    added = ["FP16", "INT8, INT4, 1 bit", "BF16, TF32, FP64", "FP8", "FP8", "FP6, FP4", "FP6, FP4"]
+    assert [it.formats for it in GENERATIONS] == added
     assert [it.year for it in GENERATIONS] == [2017, 2018, 2020, 2022, 2022, 2024, 2025]
     assert by_capability["8.0"].instruction == "mma.sync m16n8k16"
     assert by_capability["8.9"].instruction == f"mma.sync m16n8k{depth('FP8')}"
@@ -142,8 +144,8 @@ def test_mma_is_the_product_plus_c():
     assert np.array_equal(held, before)
 
 
-def test_every_thread_needs_eleven_others():
-    """Quattro thread per le sue righe, e due gruppi di quattro per le sue colonne."""
+def test_every_thread_needs_eleven_others_or_seven():
+    """Quattro per le sue righe, due gruppi di quattro per le sue colonne; uno, se l'altro è suo."""
     assert contributors(5) == set(range(4, 16))
     assert contributors(0) == set(range(8))
     assert contributors(31) == set(range(24, 32))
