@@ -353,6 +353,21 @@ def test_bibliography_has_forty_works_in_order():
     assert all(re.search(r"§\d|tabella", row[4]) for row in rows)
 
 
+def test_bibliography_says_where_each_work_is_cited():
+    """La colonna *Dove* ha i capoversi delle pagine che citano la voce, tutti e soli."""
+    cited = {n: set() for n in range(1, 41)}
+    for page in sorted((ROOT / "paper_it").glob("s*.md")):
+        for line in page.read_text(encoding="utf-8").splitlines():
+            anchor = re.match(r"> .*?\]\(#(p-[^)]+)\)\{[^}]*\}(.*)", line)
+            for numbers in re.findall(r"\[(\d[\d, ]*)\]", anchor[2] if anchor else ""):
+                for n in map(int, numbers.split(",")):
+                    cited[n].add(f"{page.name}#{anchor[1]}")
+    assert cited == {
+        n: set(re.findall(r"\]\(([^)]+)\)", row[4]))
+        for n, row in zip(cited, bibliography(), strict=True)
+    }
+
+
 def test_works_missing_at_nips_are_those_of_the_parsing_section():
     """Gli atti ne hanno 32: le otto che mancano sono citate solo in §6.3 e nella tabella 4."""
     rows = bibliography()

@@ -645,8 +645,8 @@ def examples(count: int) -> Batch:
     return Batch(source, shift_right(source.flip(-1), 1), source.flip(-1))
 
 
-def train(seen: Batch, dropout: float, epsilon: float) -> Transformer:
-    torch.manual_seed(0)
+def train(seen: Batch, dropout: float, epsilon: float, seed: int) -> Transformer:
+    torch.manual_seed(seed)
     model = Transformer(tiny(layers=1, d_model=32, d_ff=128, heads=4, dropout=dropout)).train()
     optimizer = make_optimizer(model)
     for step in range(1, 101):
@@ -658,16 +658,16 @@ def train(seen: Batch, dropout: float, epsilon: float) -> Transformer:
     return model.eval()
 
 
-def test_dropout_and_smoothing_hold_back_a_model_that_learns_by_heart():
-    """§5.4: su 60 frasi, senza cure il modello sa quelle meglio, e peggio 400 frasi nuove."""
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_dropout_and_smoothing_hold_back_a_model_that_learns_by_heart(seed):
+    """§5.4: imparate 60 frasi, senza cure 400 nuove costano più che tirando a caso; con, meno."""
     seen, new = examples(60), examples(400)
-    results = []
+    losses = []
     for dropout, epsilon in ((0.0, 0.0), (0.1, 0.1)):
-        model = train(seen, dropout, epsilon)
+        model = train(seen, dropout, epsilon, seed)
         with torch.no_grad():
-            losses = [batch_loss(model, batch) for batch in (seen, new)]
-        results.append([(loss.plain / loss.tokens).item() for loss in losses])
-    (known, unknown), (held_known, held_unknown) = results
-    assert known < held_known
-    assert unknown > held_unknown + 0.5
-    assert unknown > math.log(10)
+            known, unknown = (batch_loss(model, batch) for batch in (seen, new))
+        assert known.plain / known.tokens < 0.5
+        losses.append((unknown.plain / unknown.tokens).item())
+    assert losses[0] > losses[1] + 0.5
+    assert losses[0] > math.log(10)

@@ -144,6 +144,9 @@ def test_the_gradient_of_the_toy_has_one_long_direction(tmp_path):
         assert before[0].square() > 0.7
         assert before.median() < 1 / 40
         assert after.median() > 0.5 * after[0]
+    outputs = [matrix for name, matrix in model.named_parameters() if name.endswith(".w_o")]
+    late = [(torch.linalg.svdvals(levelled(w_o.grad)) < 0.5).sum().item() for w_o in outputs]
+    assert (min(late), max(late)) == (pytest.approx(12, abs=1), pytest.approx(26, abs=1))
 
 
 def toy_and_its_sentences(folder) -> tuple[Transformer, Batch]:
