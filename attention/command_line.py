@@ -1,6 +1,6 @@
 """Il comando `attention`: addestrare, tradurre, valutare, analizzare.
 
-Qui le sezioni si incontrano: i dati di §5.1, i passi di §5.2, il learning rate di §5.3, la perdita
+Qui le sezioni si incontrano: i dati di §5.1, i passi di §5.2, il tasso di §5.3, la perdita
 di §5.4, la ricerca di §6.1, gli alberi di §6.3. Ogni ricetta è un addestramento che ha un nome.
 """
 
@@ -100,7 +100,7 @@ class Recipe:
         vocabulary: quante voci al più.
         budget: i token di un passo, da una parte e dall'altra, di tutti i processi insieme.
         steps: quanti passi.
-        warmup: in quanti il learning rate sale.
+        warmup: in quanti il tasso di apprendimento sale.
         every: ogni quanti passi un checkpoint.
         keep: quanti se ne conservano; alla fine se ne fa la media.
         top: il tasso da cui parte la retta che scende, di chi si muove con Muon; se manca, il
@@ -343,7 +343,7 @@ def recorded(progress: Iterable[Progress], path: Path, done: int) -> Iterator[Pr
 
 
 def shown(progress: Iterable[Progress], done: int, steps: int, quiet: bool) -> Iterator[Progress]:
-    """I passi con una barra: perdita, token al secondo, learning rate, tempo che manca."""
+    """I passi con una barra: perdita, token al secondo, tasso, tempo che manca."""
     with tqdm(total=steps, initial=done, unit="passo", disable=quiet or None) as bar:
         for step in progress:
             bar.update()

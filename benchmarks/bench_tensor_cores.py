@@ -197,11 +197,11 @@ def counter_evidence(case: str, products: int) -> Evidence:
 
 def rate_evidence(form: str, rate: float, ceilings: Ceilings) -> Evidence:
     """L'indizio del ritmo, dalla scheda tecnica e dalla frequenza massima che la GPU dichiara."""
-    if ceilings.chip is None:
+    chip = ceilings.chip
+    if chip is None:
         return tensor_cores.from_rate(rate, None)
-    clock = ceilings.clocks.get("sm_max_mhz", 0.0) * 1e6
-    ceiling = tensor_cores.cuda_core_ceiling(ceilings.chip, form, clock)
-    return tensor_cores.from_rate(rate, ceiling, tensor_cores.same_rate(ceilings.chip, form))
+    ceiling = tensor_cores.cuda_core_ceiling(chip, form, ceilings.fastest_clock(chip))
+    return tensor_cores.from_rate(rate, ceiling, tensor_cores.same_rate(chip, form))
 
 
 class Seen(NamedTuple):

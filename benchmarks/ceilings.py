@@ -40,6 +40,9 @@ REPETITIONS = 7
 FP8_CAPABILITY = (8, 9)
 """La prima generazione con prodotti in FP8."""
 
+BOOST = 1.5
+"""Di quanto, al più, la frequenza massima di una scheda supera quella dei picchi dichiarati."""
+
 
 @dataclass(frozen=True)
 class Ceilings:
@@ -78,6 +81,10 @@ class Ceilings:
             return 1.0
         declared = self.chip.clock if form == "FP32" else self.chip.tensor_clock
         return max(1.0, self.clocks.get("sm_max_mhz", 0.0) * 1e6 / declared)
+
+    def fastest_clock(self, chip: Gpu) -> float:
+        """Hz che gli SM di una scheda non superano: quelli letti o, se mancano, i più alti."""
+        return self.clocks.get("sm_max_mhz", BOOST * chip.clock / 1e6) * 1e6
 
     def peak(self, form: str) -> float | None:
         """GFLOP/s dichiarati in un formato; niente, se il chip non è nella tabella."""

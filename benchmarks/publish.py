@@ -74,12 +74,17 @@ def measure(options: list[str]) -> int:
 
 def main(*options: str) -> int:
     """Misura e pubblica, oppure pubblica il file che segue `--from`; torna l'esito."""
-    if options[:1] == ("--from",):
-        publish(Path(options[1]))
-        return 0
-    outcome = measure(list(options))
-    if not outcome:
-        publish(MEASURED)
+    given, *rest = options or ("",)
+    if given == "--from" and len(rest) != 1:
+        print(f"--from: dato: {len(rest)} file; atteso: uno", file=sys.stderr)
+        return 2
+    outcome = 0 if given == "--from" else measure(list(options))
+    try:
+        if not outcome:
+            publish(Path(rest[0]) if given == "--from" else MEASURED)
+    except schema.SchemaError as error:
+        print(error, file=sys.stderr)
+        return 1
     return outcome
 
 

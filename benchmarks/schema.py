@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks import tensor_cores
-from benchmarks.ceilings import Ceilings
+from benchmarks.ceilings import BOOST, Ceilings
 from benchmarks.contest import (
     MARGIN,
     MIN_ROUNDS,
@@ -130,22 +130,32 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+LARGEST = 10**30
+"""Nessun intero di un file arriva fin qui: né byte, né operazioni."""
+
+
 def is_number(value: Any) -> bool:
     """Un numero finito; i valori di verità non lo sono."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def is_whole(value: Any) -> bool:
+    """Un intero, non smisurato; i valori di verità non lo sono."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def is_moment(value: Any) -> bool:
     """Una data con l'ora, come la scrive ISO 8601."""
     try:
-        return isinstance(value, str) and "T" in value and bool(parsed(value))
-    except ValueError:
+        return bool(re.match(r"\d{4}-\d\d-\d\dT", value)) and bool(parsed(value))
+    except (TypeError, ValueError):
         return False
 
 
 def parsed(moment: str) -> datetime.datetime:
-    """La data e l'ora scritte in un file."""
-    return datetime.datetime.fromisoformat(moment)
+    """La data e l'ora scritte in un file; se non dicono il fuso, di Greenwich."""
+    found = datetime.datetime.fromisoformat(moment)
+    return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
 
 
 # I mattoni.
@@ -158,15 +168,16 @@ POSITIVE = Leaf("un numero finito maggiore di 0", lambda value: is_number(value)
 
 NOT_NEGATIVE = Leaf("un numero finito, almeno 0", lambda value: is_number(value) and value >= 0)
 
-COUNT = Leaf(
-    "un intero maggiore di 0",
-    lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0,
+NAME = Leaf(
+    "un testo non vuoto, senza < > | `",
+    lambda value: (
+        isinstance(value, str) and bool(re.fullmatch(r"[^<>|`]*[^<>|`\s][^<>|`]*", value))
+    ),
 )
 
-WHOLE = Leaf(
-    "un intero, almeno 0",
-    lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
-)
+COUNT = Leaf("un intero maggiore di 0", lambda value: is_whole(value) and value > 0)
+
+WHOLE = Leaf("un intero, almeno 0", lambda value: is_whole(value) and value >= 0)
 
 MOMENT = Leaf("una data ISO 8601 con l'ora", is_moment)
 
@@ -183,13 +194,13 @@ DEVICE = Leaf("«cpu» o «cuda»", lambda value: value in ("cpu", "cuda"))
 
 MACHINE = Fields(
     {
-        "cpu": TEXT,
+        "cpu": NAME,
         "cores": COUNT,
         "threads": COUNT,
-        "gpu": OrNull(TEXT),
-        "driver": OrNull(TEXT),
-        "system": TEXT,
-        "python": TEXT,
+        "gpu": OrNull(NAME),
+        "driver": OrNull(NAME),
+        "system": NAME,
+        "python": NAME,
         "packages": Each(OrNull(TEXT)),
     }
 )
@@ -499,9 +510,6 @@ def agree(found: float | None, expected: float | None) -> bool:
 
 # I tetti.
 
-BOOST = 1.5
-"""Di quanto, al più, la frequenza massima di una scheda supera quella dei picchi dichiarati."""
-
 FASTEST_CORE = 1e4
 """GFLOP/s che un core di CPU non raggiunge: i più svelti, in BF16, ne fanno poche migliaia."""
 
@@ -606,9 +614,16 @@ PROOFS = (
 """Gli indizi che un verdetto ha sempre, anche quando tacciono."""
 
 
+PROVEN_SHAPES = ({"m", "k", "n"}, {"batch", "heads", "n", "d"})
+"""Le dimensioni di ciò che si giudica: un prodotto, o un'attenzione."""
+
+
 def of_proofs(contest: dict[str, Any], session: dict[str, Any], where: str) -> Iterator[str]:
     """Chi ha degli indizi è in gara; su GPU, e solo lì, ha anche un verdetto."""
-    judged = contest["device"] == "cuda"
+    judged, shape = contest["device"] == "cuda", contest["shape"].keys()
+    if "proofs" in contest and not any(names <= shape for names in PROVEN_SHAPES):
+        yield f"{where}.shape: {shown(list(shape))}; attesi m, k, n, oppure batch, heads, n, d"
+        return
     wrong = "manca" if judged else "campo in più; il verdetto si dà su GPU"
     for name, found in contest.get("proofs", {}).items():
         at = f"{where}.proofs[{name}]"
@@ -618,17 +633,27 @@ def of_proofs(contest: dict[str, Any], session: dict[str, Any], where: str) -> I
         misplaced = [field for field in JUDGED if (field in found) != judged]
         yield from (f"{at}.{field}: {wrong}" for field in misplaced)
         if judged and not misplaced:
-            yield from of_verdict(found, at)
-            yield from of_evidence(found, recomputed(found, contest, name, session), at)
+            again = recomputed(found, contest, name, session)
+            yield from of_verdict(found, again, at)
+            yield from of_evidence(found, again, at)
 
 
-def of_verdict(found: dict[str, Any], where: str) -> Iterator[str]:
-    """Il verdetto è quello che gli indizi danno."""
-    evidence = found["evidence"].items()
-    again = tensor_cores.verdict(Evidence(proof, **it) for proof, it in evidence)
-    for name, told in (("verdict", again.says), ("reason", again.reason)):
-        expected = f"«{told}», come dagli indizi"
-        yield from unless(found[name] == told, f"{where}.{name}", found[name], expected)
+def of_verdict(found: dict[str, Any], again: list[Evidence], where: str) -> Iterator[str]:
+    """Il verdetto è quello che gli indizi danno; e non cade se chi taceva oggi parla."""
+    written = [Evidence(proof, **it) for proof, it in found["evidence"].items()]
+    expected = tensor_cores.verdict(written)
+    for name, told in (("verdict", expected.says), ("reason", expected.reason)):
+        yield from unless(
+            found[name] == told, f"{where}.{name}", found[name], f"«{told}», come dagli indizi"
+        )
+    today = {evidence.proof: evidence for evidence in again}
+    spoken = tensor_cores.verdict(
+        today.get(it.proof, it) if it.says == tensor_cores.UNPROVEN else it for it in written
+    )
+    holds = found["verdict"] in (tensor_cores.UNPROVEN, spoken.says)
+    yield from unless(
+        holds, f"{where}.verdict", found["verdict"], f"«{spoken.says}»: {spoken.reason}"
+    )
 
 
 def of_evidence(found: dict[str, Any], again: list[Evidence], where: str) -> Iterator[str]:
@@ -647,9 +672,9 @@ def recomputed(
 ) -> list[Evidence]:
     """Gli indizi che il file basta a rifare, con le regole di oggi: nomi, ritmo, errore."""
     score, ceilings = contest["contestants"][name], roofs_of(session)
-    form, clock = format_of(contest, score), ceilings.clocks.get("sm_max_mhz", 0.0) * 1e6
-    known = ceilings.chip
-    ceiling = tensor_cores.cuda_core_ceiling(known, form, clock) if known else None
+    form, chip = format_of(contest, score), ceilings.chip
+    clock = ceilings.fastest_clock(chip) if chip else 0.0
+    ceiling = tensor_cores.cuda_core_ceiling(chip, form, clock) if chip else None
     return [
         tensor_cores.from_kernel_names(found["kernels"].splitlines()),
         tensor_cores.from_rate(score["gflops"] * 1e9, ceiling),
@@ -698,19 +723,43 @@ def read(path: Path) -> dict[str, Any]:
     """
     source = "/".join(path.parts[-4:])
     try:
-        session = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SchemaError(f"{source}: non è un file JSON ({error})") from error
+        text = path.read_text(encoding="utf-8-sig")
+        session = json.loads(text, object_pairs_hook=unrepeated)
+    except (OSError, ValueError, RecursionError) as error:
+        raise SchemaError(f"{source}: non è un file JSON in UTF-8 ({error})") from error
     check(session, source)
     return session
 
 
-def misplaced(path: Path, session: dict[str, Any]) -> Iterator[str]:
+def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Un oggetto JSON; se una chiave c'è due volte non si sa quale valga."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"una chiave c'è due volte: {max(names, key=names.count)}")
+    return found
+
+
+def published(folder: Path) -> Iterator[dict[str, Any]]:
+    """I file di una cartella di risultati, letti, ciascuno nella cartella della sua macchina.
+
+    Solleva:
+        SchemaError: se un file non è valido, o non è al suo posto.
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() == ".json":
+            session = read(path)
+            report("/".join(path.parts[-4:]), list(misplaced(path, session, folder)))
+            yield session
+
+
+def misplaced(path: Path, session: dict[str, Any], results: Path) -> Iterator[str]:
     """Un reclamo se la cartella non ha il nome della macchina, o il file quello del giorno."""
-    folder, day = slug(session["machine_info"]), session["datetime"][:10]
-    if path.parent.name != folder:
-        yield f"machine_info: la cartella si chiama «{path.parent.name}»; attesa «{folder}»"
-    if not re.fullmatch(rf"{day}(-\d+)?", path.stem):
+    expected, day = slug(session["machine_info"]), session["datetime"][:10]
+    found = path.parent.relative_to(results).as_posix()
+    if found != expected:
+        yield f"machine_info: la cartella è «{found}»; attesa «{expected}»"
+    if not re.fullmatch(rf"{day}(-\d+)?\.json", path.name):
         yield f"datetime: il file si chiama «{path.name}»; atteso «{day}.json»"
 
 

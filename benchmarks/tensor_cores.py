@@ -103,7 +103,7 @@ TENSOR_NAMES = re.compile(
     r"|(?<![a-z])[hiqb]?gmma|gmma(?:warp|_|\d)|wgmma"  # quattro warp
     r"|tcgen05|utc\w*mma|(?<![a-z])umma"  # Blackwell
     r"|(?<!no_)(?<!non_)(?<!without_)tensor_?core"
-    r"|flash_(?:fwd|bwd)_kernel_traits|flash_fwd_(?:splitkv_)?kernel<|flash_bwd_dq_dk_dv"
+    r"|flash_(?:fwd|bwd)_kernel_traits|flash_fwd_(?:splitkv_)?kernel(?:<|$)|flash_bwd_dq_dk_dv"
     r"|flashattn(?:fwd|bwd)sm\d+|flashattention(?:forward|backward)sm\d+|cudnn_generated\w*sdpa"
     r"|fmha_cutlass[fb]_(?:(?:b?f16|f32)_\w*sm(?:8|9|1\d)\d|f16_\w*sm7\d)"
 )
@@ -127,6 +127,7 @@ Prevalgono sulla sola parola «xmma».
 HELPER_NAMES = re.compile(
     r"splitk_?reduce|reducesplitk|gemm::split_k_kernel|cublaslt::epilogue|triton_(?:poi|for)_"
     r"|flash_bwd_(?:dot_do_o|clear_dkvaccum|convert_dq|convert_dkv|preprocess)"
+    r"|computeb?offsetskernel|winogradforward(?:data|filter|output)"
     r"|flash_fwd_\w*combine|flashatt(?:n|ention)(?:fwd|forward)combine"
     r"|flashatt(?:n|ention)(?:bwd|backward)(?:pre|post)process"
 )
@@ -150,8 +151,8 @@ PRODUCT_WORDS = re.compile(
 """Parole che lasciano aperto il dubbio che il kernel moltiplichi matrici."""
 
 PREPARING_WORDS = re.compile(
-    r"copy|memcpy|memset|(?<!pre)fill|cast|convert|quant|swizzle|shuffle|layout|reorder|interleave"
-    r"|pack|pad|scale|transpose|transform(?!er)|prepare|preprocess|postprocess|alloc"
+    r"copy|memcpy|memset|(?<!pre)fill|cast|convert|quant|swizzle|shuffle|layout|reorder"
+    r"|interleave(?!d)|pack|pad|scale(?!d)|transpose|transform(?!er)|prepare|preprocess|postprocess|alloc"
 )
 """Parole di chi sistema i dati per altri: accanto, la sigla di un'istruzione dice solo per chi."""
 
@@ -387,6 +388,8 @@ def from_error(error: float, depth: int, form: str = "FP32") -> Evidence:
         depth: quanti prodotti si sommano per ogni elemento.
         form: il formato in cui gli operandi stanno in memoria, «FP32» o un altro.
     """
+    if not math.isfinite(error):
+        return Evidence(ERROR, UNPROVEN, "il risultato non è fatto di numeri finiti")
     told = f"errore relativo {scientific(error)}"
     if form not in ("FP32", "TF32"):
         reason = f"{told}: gli operandi erano già in {form}, chiunque li moltiplichi"

@@ -40,7 +40,8 @@ def render(group: str, sessions: list[Session]) -> str:
     """Le gare di ogni macchina che ha una GPU, ciascuna macchina con la sua provenienza."""
     shown = [(session, contests) for session in sessions if (contests := proven(group, session))]
     pieces = [
-        "\n".join(map(contest_html, contests)) + f"<p><small>{escape(explain(session))}</small></p>"
+        "\n".join(contest_html(it, session["machine_info"]["gpu"]) for it in contests)
+        + f"<p><small>{escape(explain(session))}</small></p>"
         for session, contests in shown
     ]
     return "\n".join(pieces) or ABSENT
@@ -56,10 +57,10 @@ def proven(group: str, session: Session) -> list[Contest]:
     ]
 
 
-def contest_html(contest: Contest) -> str:
+def contest_html(contest: Contest, gpu: str) -> str:
     """Una gara: la tabella, poi gli indizi da aprire."""
     return (
-        f'<figure class="disegno"><figcaption>{escape(title(contest))}</figcaption>'
+        f'<figure class="disegno"><figcaption>{escape(f"{gpu}: {title(contest)}")}</figcaption>'
         f"{summary_table(contest)}"
         f"<details><summary>Gli indizi, {escape(contest['label'])}</summary>"
         f"{evidence_table(contest)}</details></figure>"
@@ -69,7 +70,7 @@ def contest_html(contest: Contest) -> str:
 def title(contest: Contest) -> str:
     """Le dimensioni: di un prodotto righe, profondità, colonne; di un'attenzione, le sue."""
     if "heads" in contest["shape"]:
-        batch, heads, n, d = contest["shape"].values()
+        batch, heads, n, d = (contest["shape"][it] for it in ("batch", "heads", "n", "d"))
         return f"batch {batch}, {heads} teste, {n} posizioni, larghezza {d}"
     m, k, n = (contest["shape"][name] for name in "mkn")
     return f"{spaced(m)} righe, profondità {spaced(k)}, {spaced(n)} colonne"

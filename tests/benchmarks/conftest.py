@@ -9,8 +9,7 @@ import pytest
 
 from benchmarks import schema
 from gpu_notes.sm_map import H100
-from weave.house import ROOT
-from weave.measurements import latest
+from weave.measurements import BENCHMARKS, H200, of_machine
 from weave.measurements.goals import found_in
 
 MACHINE = {
@@ -180,8 +179,9 @@ def growing():
 def drop(tmp_path):
     """Mette una sessione fra i risultati di una cartella di prova, come farebbe chi la riceve."""
 
-    def put(found, folder="macchina", name="2026-06-12.json"):
-        path = tmp_path / "results" / folder / name
+    def put(found, name=None, folder=None):
+        name = name or f"{found['datetime'][:10]}.json"
+        path = put.folder / (folder or schema.slug(found["machine_info"])) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found), encoding="utf-8")
         return path
@@ -193,7 +193,7 @@ def drop(tmp_path):
 @pytest.fixture(scope="session")
 def sessions():
     """Le due sessioni sull'H200, dalla prima."""
-    folder = ROOT / "benchmarks/results/intel-xeon-famiglia-6-modello-207-16c-nvidia-h200"
+    folder = BENCHMARKS / "results" / H200
     return [schema.read(folder / name) for name in ("2026-11-27.json", "2026-11-27-2.json")]
 
 
@@ -218,4 +218,4 @@ def after(sessions):
 @pytest.fixture(scope="session")
 def h200():
     """Le gare dell'H200 che le pagine mostrano."""
-    return played(*(it for it in latest() if it["machine_info"]["gpu"] == "NVIDIA H200"))
+    return played(*of_machine(H200))

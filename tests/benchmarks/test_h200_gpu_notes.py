@@ -27,7 +27,6 @@ from gpu_notes.roofline import (
     time_bound,
 )
 from gpu_notes.sm_map import H200
-from weave.measurements import latest
 
 BASE = Layer(512, 8, 2048)
 
@@ -36,10 +35,10 @@ DEPTH = 768
 WIDE = 3072
 
 
-@pytest.fixture(scope="module")
-def ceilings():
+@pytest.fixture
+def ceilings(sessions):
     """I tetti delle due sessioni, la più recente per prima."""
-    return [it["ceilings"] for it in latest() if it["machine_info"]["gpu"] == "NVIDIA H200"]
+    return [it["ceilings"] for it in reversed(sessions)]
 
 
 def bound(layer: Layer, batch: Batch, *, relu: bool = True) -> float:

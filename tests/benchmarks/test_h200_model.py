@@ -6,7 +6,7 @@ from attention import BASE, BIG
 from attention.s4_why_self_attention import attention_multiply_adds
 from benchmarks.bench_s3_model_architecture import on_meta, product_shapes, products
 from benchmarks.bench_s5_2_hardware_schedule import PRODUCTS, RECORDED
-from weave.measurements import latest
+from weave.measurements import EPYC, of_machine
 from weave.measurements.goals import GPU_GOALS
 from weave.measurements.growth import exponent
 
@@ -35,12 +35,9 @@ def queueing(h200):
 
 
 @pytest.fixture
-def session():
+def session(sessions):
     """I tetti della sessione da cui viene il passo da 25 000 token."""
-    for found in latest():
-        if any(entry["group"] == "s5_2_training_25k" for entry in found["benchmarks"]):
-            return found["ceilings"]
-    raise LookupError("s5_2_training_25k")
+    return sessions[0]["ceilings"]
 
 
 def near(value, rel=0.02):
@@ -192,7 +189,7 @@ def test_forming_a_batch_is_a_small_part_of_the_step(seconds):
     key = "s5_2_training_25k", "base", BF16
     found = [
         entry["extra_info"]
-        for session in latest()
+        for session in of_machine(EPYC)
         for entry in session["benchmarks"]
         if entry["group"] == "s5_1_feed"
     ]

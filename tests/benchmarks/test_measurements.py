@@ -278,6 +278,7 @@ def test_exponent_is_fitted_on_the_three_largest():
     assert exponent(values) == pytest.approx(2)
     assert exponent([(10, 1.0), (100, 1000.0)]) == pytest.approx(3)
     assert exponent([(10, 1.0)]) is None
+    assert exponent([(10, 1.0), (10, 2.0)]) is None
     noisy = [(1, 1.0), (10, 10 * 2.0), (100, 100.0)]
     assert exponent(noisy) == pytest.approx(1)  # lo scarto del punto di mezzo non inclina la retta
 

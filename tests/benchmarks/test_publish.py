@@ -157,9 +157,19 @@ def test_a_file_from_elsewhere_is_checked_and_published(small, tmp_path):
     assert publish.main("--from", str(source)) == 0
     assert json.loads((tmp_path / PUBLISHED).read_text(encoding="utf-8")) == small
     assert source.exists()
+
+
+@pytest.mark.usefixtures("fake_run")
+def test_a_file_that_cannot_be_published_is_told_in_a_line(small, tmp_path, capsys):
+    source = tmp_path / "altrove.json"
     source.write_text(json.dumps({**small, "datetime": "ieri"}), encoding="utf-8")
-    with pytest.raises(schema.SchemaError, match="datetime"):
-        publish.main("--from", str(source))
+    for options, outcome, told in (
+        ([str(source)], 1, 'datetime: "ieri"; atteso una data ISO'),
+        ([str(tmp_path / "nessuno.json")], 1, "nessuno.json: non è un file JSON in UTF-8"),
+        ([], 2, "--from: dato: 0 file; atteso: uno"),
+    ):
+        assert publish.main("--from", *options) == outcome
+        assert told in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("fake_run")

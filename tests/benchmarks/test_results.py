@@ -34,7 +34,7 @@ from weave.house import ROOT
 from weave.measurements import BENCHMARKS, declared, latest, misura, render
 from weave.measurements.goals import GOALS
 
-FILES = sorted(BENCHMARKS.glob("results/*/*.json"))
+FILES = sorted(BENCHMARKS.glob("results/**/*.json"))
 
 
 @pytest.fixture(params=FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -55,7 +55,7 @@ def test_published_file_respects_the_schema(path):
 
 def test_published_file_lies_in_the_folder_of_its_machine(path):
     found = schema.read(path)
-    assert list(schema.misplaced(path, found)) == []
+    assert list(schema.misplaced(path, found, BENCHMARKS / "results")) == []
     assert path == publish.place(found)
 
 
@@ -138,6 +138,10 @@ FP32 = ("ceilings", "gemm", "FP32")
     ("where", "value", "complaint"),
     [
         (("machine_info", "cpu"), ..., "machine_info.cpu: manca"),
+        (("machine_info", "cpu"), "Xeon <b>", 'machine_info.cpu: "Xeon <b>"; atteso un testo non'),
+        (("machine_info", "gpu"), " ", 'machine_info.gpu: " "; atteso un testo non vuoto, senza'),
+        ((*INFO, "flops"), 10**400, "extra_info.flops: 1000000000"),
+        (("datetime",), "20260612T100000", "datetime: \"20260612T100000\"; atteso una data ISO"),
         (("machine_info", "cores"), "2", "machine_info.cores: \"2\"; atteso un intero"),
         (("machine_info", "cores"), True, "machine_info.cores: true; atteso un intero"),
         (("machine_info", "packages"), {}, "machine_info.packages: {}; atteso un oggetto"),
@@ -180,7 +184,7 @@ FP32 = ("ceilings", "gemm", "FP32")
     ],
 )  # fmt: skip
 def test_a_broken_field_is_named_with_its_file(small, drop, where, value, complaint):
-    path = drop(changed(small, where, value))
+    path = drop(changed(small, where, value), "2026-06-12.json", "macchina")
     with pytest.raises(schema.SchemaError) as error:
         schema.read(path)
     assert complaint in str(error.value)
@@ -254,9 +258,9 @@ def test_complaints_beyond_the_eighth_are_counted(small):
 
 
 def test_a_folder_with_another_name_is_said(small, drop):
-    path = drop(small, "mia-macchina", "oggi.json")
-    assert list(schema.misplaced(path, schema.read(path))) == [
-        "machine_info: la cartella si chiama «mia-macchina»; attesa «intel-xeon-2c-cpu»",
+    path = drop(small, "oggi.json", "mia-macchina")
+    assert list(schema.misplaced(path, schema.read(path), drop.folder)) == [
+        "machine_info: la cartella è «mia-macchina»; attesa «intel-xeon-2c-cpu»",
         "datetime: il file si chiama «oggi.json»; atteso «2026-06-12.json»",
     ]
 
@@ -489,9 +493,30 @@ def test_the_evidence_of_the_rate_depends_on_the_highest_clock(proven):
     proven["benchmarks"] = proven["benchmarks"][:1]
     found = changed(forged(proven, flops=104), (*PROOF, "evidence", "ritmo", "says"), "sì")
     found = changed(found, (*PROOF, "reason"), "lo dicono: nomi dei kernel, ritmo")
+    refused = 'evidence[ritmo].says: "sì"; atteso «non dimostrato»'
+    assert refused in refusal(found)  # frequenza non letta: potrebbe essere più alta di metà
+    clocks, declared = found["ceilings"]["clocks"], schema.GPUS[-1].clock / 1e6
+    clocks["sm_max_mhz"] = declared
     schema.check(found)  # 104 TFLOP/s: i CUDA core ne fanno 100
-    found["ceilings"]["clocks"]["sm_max_mhz"] = 1.2 * schema.GPUS[-1].clock / 1e6
-    assert 'evidence[ritmo].says: "sì"; atteso «non dimostrato»' in refusal(found)
+    clocks["sm_max_mhz"] = 1.2 * declared
+    assert refused in refusal(found)
+
+
+def test_a_verdict_does_not_stand_on_evidence_that_was_silenced(proven):
+    """Nomi e ritmo direbbero sì; zittiti, e con dei contatori scritti a mano, direbbe no."""
+    proof = proven["benchmarks"][0]["extra_info"]["proofs"]["nostro"]
+    for name in ("nomi dei kernel", "ritmo"):
+        proof["evidence"][name] = {"says": "non dimostrato", "reason": "non si sa"}
+    proof["evidence"]["contatori"] = {"says": "no", "reason": "0 istruzioni"}
+    proof |= {"verdict": "no", "reason": "lo dicono: contatori"}
+    told = 'proofs[nostro].verdict: "no"; atteso «non dimostrato»: si contraddicono'
+    assert told in refusal(proven)
+
+
+def test_what_is_judged_has_the_shape_of_a_product_or_of_an_attention(proven):
+    found = changed(proven, (*INFO, "shape"), {"m": 10, "n": 3072})
+    assert 'extra_info.shape: ["m", "n"]; attesi m, k, n, oppure batch, heads' in refusal(found)
+    schema.check(changed(proven, (*INFO, "shape"), {"d": 4, "n": 5, "heads": 6, "batch": 7}))
 
 
 def test_a_verdict_is_of_a_contestant_who_does_the_work(proven):
@@ -504,6 +529,7 @@ def test_a_verdict_is_of_a_contestant_who_does_the_work(proven):
 def test_a_verdict_is_given_only_on_a_gpu(small, proven):
     proof = proven["benchmarks"][0]["extra_info"]["proofs"]["nostro"]
     found = changed(small, (*INFO, "proofs"), {"nostro": proof})
+    found["benchmarks"][0]["extra_info"]["shape"] = {"m": 10, "k": 768, "n": 3072}
     assert "proofs[nostro].verdict: campo in più; il verdetto si dà su GPU" in refusal(found)
 
 
@@ -525,10 +551,10 @@ ASKED = ("prova", "prova memoria", "prova roofline", "prova barre", "roofline")
 @pytest.mark.usefixtures("from_there")
 @pytest.mark.parametrize("asked", ASKED)
 def test_a_file_from_another_machine_reaches_the_page(drop, small, on_gpu, asked):
-    drop(small, "una")
+    drop(small)
     before = misura(asked)
     assert "Scheda Finta" not in before
-    drop(on_gpu, "nuova")
+    drop(on_gpu)
     after = misura(asked)
     assert "Scheda Finta (driver 580.1)" in after
     assert after.index("Scheda Finta") < after.rindex("Macchina: Intel Xeon")
@@ -540,15 +566,16 @@ def test_a_file_from_another_machine_reaches_the_page(drop, small, on_gpu, asked
 @pytest.mark.usefixtures("from_there")
 @pytest.mark.parametrize("asked", [*ASKED, "traguardi", "traguardi gpu"])
 def test_a_broken_file_stops_the_page(drop, small, asked):
-    drop(changed(small, (*OURS, "ratio"), 3.0), "guasta")
-    with pytest.raises(SuperFencesException, match=r"results/guasta/2026-06-12\.json") as error:
+    drop(changed(small, (*OURS, "ratio"), 3.0))
+    name = r"results/intel-xeon-2c-cpu/2026-06-12\.json"
+    with pytest.raises(SuperFencesException, match=name) as error:
         misura(asked)
     assert "contestants[nostro].ratio: 3.0" in str(error.value)
 
 
 @pytest.mark.usefixtures("from_there")
 def test_a_broken_file_stops_the_page_even_if_it_is_not_the_latest(drop, small):
-    drop({**small, "benchmarks": []}, name="2026-06-11.json")
+    drop({**small, "benchmarks": []}, "2026-06-11.json")
     drop(small)
     with pytest.raises(SuperFencesException, match=r"2026-06-11\.json"):
         misura("prova")
@@ -561,13 +588,60 @@ def test_a_file_that_is_not_json_stops_the_page(drop, small):
         misura("prova")
 
 
+@pytest.mark.usefixtures("from_there")
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        (".", "2026-06-12.json"),
+        ("mia-macchina", "2026-06-12.json"),
+        ("mie/intel-xeon-2c-cpu", "2026-06-12.json"),
+        ("intel-xeon-2c-cpu", "2026-06-13.json"),
+        ("intel-xeon-2c-cpu", "2026-06-12.JSON"),
+    ],
+)
+def test_a_file_out_of_its_place_stops_the_page(drop, small, folder, name):
+    """Non si trascura in silenzio."""
+    drop(small, name, folder)
+    with pytest.raises(SuperFencesException, match=r"atteso «2026-06-12\.json»|attesa «intel-xeon"):
+        misura("prova")
+
+
+@pytest.mark.usefixtures("from_there")
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b'{"datetime": "\xff"}', "non è un file JSON in UTF-8"),
+        (b"[" * 200_000, "non è un file JSON in UTF-8"),
+        (b'{"version": "1", "version": "2"}', "una chiave c'è due volte: version"),
+        (None, "non è un file JSON in UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_be_read_stops_the_page(drop, small, content, complaint):
+    path = drop(small)
+    path.unlink()
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(SuperFencesException, match=complaint):
+        misura("prova")
+
+
+def test_a_mark_at_the_start_of_a_utf_8_file_does_no_harm(drop, small):
+    path = drop(small)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert schema.read(path) == small
+
+
 def test_the_latest_file_of_each_machine_is_shown_and_gpus_come_first(drop, small, on_gpu):
-    for machine, day in (("a", "2026-06-12"), ("a", "2026-06-13"), ("b", "2026-06-11")):
-        drop({**small, "datetime": f"{day}T10:00:00+00:00"}, machine, f"{day}.json")
-    drop(on_gpu, "z")
+    for cores, moment in (
+        (2, "2026-06-12T23:30:00-08:00"),
+        (2, "2026-06-13T01:00:00+00:00"),
+        (4, "2026-06-11T10:00:00"),
+    ):
+        machine = {**small["machine_info"], "cores": cores}
+        drop({**small, "machine_info": machine, "datetime": moment})
+    drop(on_gpu)
     assert [found["datetime"][:10] for found in latest(drop.folder)] == [
         "2026-11-26",
-        "2026-06-13",
+        "2026-06-12",
         "2026-06-11",
     ]
 
@@ -579,7 +653,7 @@ def partial(drop, small):
     other = {**copy.deepcopy(entry), "group": "altro"}
     drop({**small, "benchmarks": [entry, other]})
     later = {**small, "datetime": "2026-06-13T10:00:00+00:00"}
-    drop({**later, "commit_info": {"id": "def5678", "modified": False}}, name="2026-06-13.json")
+    drop({**later, "commit_info": {"id": "def5678", "modified": False}})
 
 
 @pytest.mark.usefixtures("partial")
@@ -613,7 +687,7 @@ def test_goals_have_one_column_per_machine_also_when_its_groups_come_from_two_fi
         found = changed(found, (*INFO, "baseline"), goal.rival)
         info = found["benchmarks"][0]["extra_info"]
         info["contestants"][goal.rival] = info["contestants"].pop("altri")
-        drop({**found, "datetime": f"{day}T10:00:00+00:00"}, name=f"{day}.json")
+        drop({**found, "datetime": f"{day}T10:00:00+00:00"})
     html = measurements.goals(latest(drop.folder), GOALS)
     assert html.count('<th scope="col">') == 4
     assert html.count("0,77") == 2

@@ -89,9 +89,13 @@ RECORDED = {
         "void cutlass::device_kernel<cutlass::gemm::kernel::GemmUniversal<cute::tuple<int>, cutlass"
         "::gemm::collective::CollectiveMma<cutlass::gemm::MainloopSm90TmaGmmaWarpSpecialized<4>>>>",
         "void cutlass::device_kernel<K<cute::MMA_Atom<cute::SM80_16x8x16_F32BF16BF16F32_TN>>>(P)",
+        # scale a blocchi, su Blackwell
+        "cutlass3x_sm100_bstensorop_s256x256x64gemm_block_scaled_ue4m3xf4_ue4m3xf4_f32_bf16_tnn",
+        "cutlass3x_sm120_bstensorop_s16864gemm_block_scaled_ue4m3xe2m1_ue4m3xe2m1_f32_bf16_tnn",
         # attenzioni fuse: FlashAttention 2 e 3, cuDNN, quella a memoria ridotta di PyTorch
         "void pytorch_flash::flash_fwd_kernel<pytorch_flash::Flash_fwd_kernel_traits<64, 128, 128,"
         " 4, false, false, cutlass::bfloat16_t>, false, true>(pytorch_flash::Flash_fwd_params)",
+        "pytorch_flash::flash_fwd_kernel",
         "void cutlass::device_kernel<flash::enable_sm90_or_later<flash::FlashAttnFwdSm90<int>>>(P)",
         "cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x128_4x1x1",
         "cudnn_generated_fort_native_sdpa_sm100_flash_fprop_f16",
@@ -105,6 +109,8 @@ RECORDED = {
         # cuDNN e TensorRT: una convoluzione con la sua relu
         "volta_fp16_s884cudnn_fp16_256x64_ldg8_relu_f2f_exp_small_nhwc_tn_v1",
         "trt_turing_h1688cudnn_256x64_ldg8_relu_exp_small_nhwc_tn_v1",
+        "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32_nchw_vect_c_32kcrs_vect_c_32"
+        "_nchw_vect_c_32_tilesize128x128x64_stage3_warpsize2x2x1_g1_tensor16x8x32_execute_kernel",
         "void xmma_cudnn::gemm::kernel<xmma_cudnn::implicit_gemm::fprop::Kernel_traits<xmma_cudnn"
         "::Ampere_hmma_tf32_traits<float, float>>>(P)",
         # CUTLASS per classi: la classe, l'atomo, il circuito di Blackwell
@@ -177,6 +183,8 @@ RECORDED = {
         "void at_cuda_detail::cub::DeviceScanKernel<int>(P)",
         "void at::native::(anonymous namespace)::GammaBetaBackwardCUDAKernelTemplate<float>(P)",
         "void vllm::rms_norm_kernel<c10::BFloat16>(P)",
+        "cask_cudnn::computeOffsetsKernel(cask_cudnn::ComputeOffsetsParams)",
+        "void cudnn::winograd_nonfused::winogradForwardData4x4<float, float>(P)",
         "triton_red_fused_native_layer_norm_0",
         # raccolgono o convertono, con l'istruzione del kernel vicino fra gli argomenti
         "void xmma_new::gemm::split_k_kernel<xmma_new::Ampere_hmma_bf16_traits<int>>(P)",
@@ -310,6 +318,16 @@ def test_a_card_that_can_run_faster_than_declared_raises_the_ceiling():
     declared = cuda_core_ceiling(RTX_4090, "FP32")
     assert cuda_core_ceiling(RTX_4090, "FP32", 3.105e9) == pytest.approx(declared * 3.105 / 2.52)
     assert cuda_core_ceiling(RTX_4090, "FP32", 1e9) == declared
+
+
+def test_a_clock_that_was_not_read_is_supposed_half_as_high_again():
+    """Una RTX 4090 va oltre la frequenza dichiarata: 85 TFLOP/s in FP32 non provano nulla."""
+    known, unread = (
+        Ceilings({}, {}, 1e12, RTX_4090, clocks) for clocks in ({"sm_max_mhz": 2520.0}, {})
+    )
+    assert bench.rate_evidence("FP32", 85e12, known).says == YES
+    assert bench.rate_evidence("FP32", 85e12, unread).says == UNPROVEN
+    assert bench.rate_evidence("FP32", 130e12, unread).says == YES
 
 
 def test_where_the_peaks_are_equal_no_rate_is_a_proof():
@@ -474,6 +492,11 @@ def test_the_slowest_fp32_sum_is_still_fp32():
         total += x[:, k, None] * w[None, :, k]
     error = relative_error(total.double(), x.double() @ w.double().T)
     assert "da FP32" in from_error(error, depth).reason
+
+
+@pytest.mark.parametrize("error", [float("nan"), float("inf")])
+def test_a_result_that_is_not_a_number_proves_nothing(error):
+    assert from_error(error, 768).says == UNPROVEN
 
 
 def test_three_tf32_products_look_like_fp32_so_a_small_error_is_not_a_no():

@@ -16,7 +16,7 @@ from typing import Any
 
 from pymdownx.superfences import SuperFencesException
 
-from benchmarks.schema import SchemaError, read, slug, usual_format
+from benchmarks.schema import SchemaError, parsed, published, slug, usual_format
 from weave.house import ROOT
 from weave.measurements.bars import BARS
 from weave.measurements.drawings import Contest, Quantity, svg
@@ -27,6 +27,12 @@ from weave.measurements.roofline import ALL, ROOFLINE
 from weave.measurements.times import MEMORY, TIMES, TOKENS
 
 BENCHMARKS = ROOT / "benchmarks"
+
+H200 = "intel-xeon-famiglia-6-modello-207-16c-nvidia-h200"
+"""La macchina con una GPU di cui le pagine discutono i numeri."""
+
+EPYC = "amd-epyc-famiglia-26-modello-2-2c-cpu"
+"""La macchina senza GPU di cui le pagine discutono i numeri."""
 
 Session = dict[str, Any]
 """Un file di risultati: la macchina, il commit, la data, le gare."""
@@ -83,15 +89,24 @@ def latest(folder: Path = BENCHMARKS / "results") -> list[Session]:
     Solleva:
         SchemaError: se un file, anche non l'ultimo, non rispetta lo schema.
     """
-    machines = groupby(sorted(folder.glob("*/*.json")), key=lambda path: path.parent)
-    found = [session for _, paths in machines for session in unsurpassed(map(read, paths))]
+    machines = groupby(published(folder), key=lambda session: slug(session["machine_info"]))
+    found = [session for _, sessions in machines for session in unsurpassed(sessions)]
     return sorted(found, key=lambda session: session["machine_info"]["gpu"] is None)
+
+
+def of_machine(name: str) -> list[Session]:
+    """I file da mostrare di una macchina sola, dal più recente.
+
+    Argomenti:
+        name: il nome della sua cartella.
+    """
+    return [session for session in latest() if slug(session["machine_info"]) == name]
 
 
 def unsurpassed(sessions: Iterator[Session]) -> Iterator[Session]:
     """Le sessioni di una macchina, dall'ultima, ognuna con i soli gruppi che dopo non ci sono."""
     known: set[str] = set()
-    for session in sorted(sessions, key=lambda it: it["datetime"], reverse=True):
+    for session in sorted(sessions, key=lambda it: parsed(it["datetime"]), reverse=True):
         kept = [entry for entry in session["benchmarks"] if entry["group"] not in known]
         known |= {entry["group"] for entry in kept}
         if kept:

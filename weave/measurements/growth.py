@@ -56,13 +56,15 @@ def exponent(values: Series) -> float | None:
     """La pendenza dei minimi quadrati fra i logaritmi, sui punti più grandi.
 
     Restituisce:
-        L'esponente; niente, se le dimensioni sono meno di due.
+        L'esponente; niente, se le dimensioni diverse sono meno di due.
     """
     last = [(math.log(x), math.log(y)) for x, y in values[-FITTED:]]
     if len(last) < 2:
         return None
     center_x, center_y = (sum(numbers) / len(last) for numbers in zip(*last, strict=True))
     spread = sum((x - center_x) ** 2 for x, _ in last)
+    if not spread:
+        return None
     return sum((x - center_x) * (y - center_y) for x, y in last) / spread
 
 
@@ -185,8 +187,9 @@ def explain_growth(what: str, contests: list[Contest]) -> str:
     sizes = sorted({contest["shape"][variable] for contest in contests})[-FITTED:]
     return (
         f"{what} al crescere di {variable}, scale logaritmiche. L'esponente misurato è la pendenza "
-        f"dei minimi quadrati per {variable} = {', '.join(map(str, sizes))}; quello contato, dove "
-        "c'è, è la pendenza delle moltiplicazioni di §4 alle stesse dimensioni."
+        f"dei minimi quadrati sui tre punti più grandi, al più {variable} = "
+        f"{', '.join(map(str, sizes))}: chi si ferma prima, sui suoi. Quello contato, dove c'è, è "
+        "la pendenza delle moltiplicazioni di §4 alle stesse dimensioni."
     )
 
 
