@@ -3,15 +3,17 @@
 import json
 import os
 import statistics
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pytest_benchmark.logger import PytestBenchmarkWarning
 
 from attention.s0_abstract import require
-from benchmarks.ceilings import Ceilings, measure
+from benchmarks.ceilings import FORMATS, Ceilings, measure
 from benchmarks.contest import (
     DEVICE,
     DTYPES,
@@ -25,15 +27,18 @@ from benchmarks.contest import (
     refuse_impossible_times,
     verdict,
 )
-from benchmarks.honest_data import refuse_degenerate_data
+from benchmarks.honest_data import Declared, refuse_degenerate_data
 from benchmarks.provenance import PACKAGES, commit, installed, machine
 from benchmarks.stopwatch import clock, prepare
 
 CEILING = "GEMM"
 """Il concorrente che fa da tetto."""
 
-PUBLISHED_STATS = ("min", "median", "iqr", "max", "rounds")
-"""Le statistiche che si pubblicano; i singoli tempi no."""
+PUBLISHED_STATS = (
+    *("min", "max", "mean", "stddev", "median", "iqr"),
+    *("ops", "outliers", "rounds", "iterations"),
+)
+"""Le statistiche che si pubblicano, quante ne chiede `--benchmark-compare`; i singoli tempi no."""
 
 VERDICTS = pytest.StashKey[list[dict[str, Any]]]()
 """I verdetti della sessione, per il riassunto."""
@@ -44,11 +49,19 @@ CEILINGS = pytest.StashKey[Ceilings]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[VERDICTS] = []
+    warnings.filterwarnings("default", category=PytestBenchmarkWarning)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Un avviso di una libreria in gara non ferma la misura."""
     item.add_marker(pytest.mark.filterwarnings("default"))
+
+
+@pytest.fixture(autouse=True)
+def _only_contests(request: pytest.FixtureRequest) -> None:
+    """Chi misura gioca una gara: fuori nessuno guarda i dati, né aspetta la GPU."""
+    alone = "benchmark" in request.fixturenames and "contest" not in request.fixturenames
+    require(not alone, "benchmark", "senza una gara", "la fixture `contest`")
 
 
 @pytest.fixture(autouse=True)
@@ -59,9 +72,9 @@ def _inference() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def _plain_fp32() -> None:
-    """Vale per ogni gara."""
+    """Prima di ogni gara, qualunque cosa abbia lasciato quella di prima."""
     plain_fp32()
 
 
@@ -110,7 +123,8 @@ def contest(
 
     Tutti i rapporti della misura sono fra mediane della stessa gara, il tetto compreso. Chi fa un
     lavoro diverso da quello dichiarato sta in `different`: di lui si pubblica il solo tempo. Chi
-    moltiplica in un formato che il tipo dei numeri non dice sta in `formats`, con il suo nome.
+    moltiplica in un formato che il tipo dei numeri non dice sta in `formats`, con il suo nome. Chi
+    lavora fuori da PyTorch, dove non lo si vede, sta in `outside`.
     """
 
     def hold(
@@ -119,11 +133,18 @@ def contest(
         work: Work,
         different: Collection[str] = (),
         formats: Mapping[str, str] | None = None,
+        outside: Collection[str] = (),
     ) -> None:
         timer = benchmark._timer
         require(timer is clock, "timer", timer, "benchmarks.stopwatch.clock, che aspetta la GPU")
-        for name, run in contestants.items():
-            refuse_degenerate_data(name, run, name not in different)
+
+        def observe() -> None:
+            for name, run in contestants.items():
+                form = FORMATS[formats[name]] if formats and name in formats else dtype
+                declared = Declared(work.flops, form, name in outside)
+                refuse_degenerate_data(name, run, name not in different, declared)
+
+        observe()
         noted = {name: Noted(run) for name, run in contestants.items()}
         (name, ours), *others = noted.items()
         if benchmark.disabled:
@@ -139,6 +160,9 @@ def contest(
 
         rounds = turns.trial(ours)
         benchmark.pedantic(ours, setup=before_ours, rounds=rounds)
+        observe()
+        precision = torch.backends.cuda.matmul.fp32_precision
+        require(precision == "ieee", "fp32_precision", precision, "ieee, come prima della gara")
         times = {name: benchmark.stats.stats.data, **turns.times}
         timings = {name: Timing.of(times) for name, times in times.items()}
         ceiling = timings.pop(CEILING)
@@ -172,7 +196,7 @@ def pytest_benchmark_update_json(
         output_json["ceilings"] = config.stash[CEILINGS].published()
     output_json["benchmarks"] = [
         {
-            **{name: entry[name] for name in ("group", "name", "extra_info")},
+            **{name: entry[name] for name in ("group", "name", "fullname", "extra_info")},
             "stats": {name: entry["stats"][name] for name in PUBLISHED_STATS},
         }
         for entry in output_json["benchmarks"]

@@ -6,11 +6,14 @@ andare più in fretta. Prima della misura ogni concorrente gioca due volte osser
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from benchmarks.stopwatch import DEVICE, Run
 
@@ -44,6 +47,9 @@ SAMPLE = 1024
 LOOKS = 64
 """Quante volte si guardano i prodotti che hanno le stesse forme: chi genera ne fa migliaia."""
 
+LEAST = 0.95
+"""Quale parte dei conti dichiarati devono fare almeno i prodotti: un riordino risparmia poco."""
+
 SAME = 0.9
 """Quando tanti numeri su uno sono uguali, la matrice è come costante; la ReLU ne azzera metà."""
 
@@ -58,6 +64,8 @@ class Watcher(TorchDispatchMode):
     Attributi:
         operations: quante operazioni di PyTorch.
         products: quante fra quelle di `PRODUCTS`.
+        flops, uncounted: i conti dei prodotti, e quanti prodotti PyTorch non sa contare.
+        types: i tipi degli operandi.
         numbers, constant: quanti numeri ha l'operando più grande di ogni prodotto, in tutto, e di
             quelli con un operando come costante; si contano se si guarda da vicino.
         elsewhere: quante operazioni su un altro dispositivo, o su un altro stream.
@@ -67,6 +75,8 @@ class Watcher(TorchDispatchMode):
         super().__init__()
         self.here, self.closely = place(), closely
         self.operations = self.products = self.numbers = self.constant = self.elsewhere = 0
+        self.flops = self.uncounted = 0
+        self.types: set[torch.dtype] = set()
         self.looks: Counter[Any] = Counter()
 
     def __torch_dispatch__(
@@ -78,7 +88,13 @@ class Watcher(TorchDispatchMode):
             self.products += 1
             if self.closely:
                 self.look(list(matrices(args)))
-        return operation(*args, **(kwargs or {}))
+        output = operation(*args, **(kwargs or {}))
+        if count := flop_registry.get(operation.overloadpacket):
+            self.flops += count(*args, **(kwargs or {}), out_val=output)
+            self.types |= {matrix.dtype for matrix in matrices(args)}
+        elif operation.overloadpacket.__name__ in PRODUCTS:
+            self.uncounted += 1
+        return output
 
     def look(self, operands: list[Tensor]) -> None:
         """Gli operandi di un prodotto, un campione ciascuno; di forme già viste, fino a `LOOKS`."""
@@ -111,12 +127,21 @@ def matrices(arguments: Any) -> Iterator[Tensor]:
 
 
 def is_constant(matrix: Tensor) -> bool:
-    """Vero se quasi tutti i numeri di un campione sono uguali, o se non sono numeri."""
-    sample = sampled(matrix.detach()).float().flatten()
-    real = sample[~sample.isnan()]
-    if 2 * len(real) < len(sample):
+    """Vero se una matrice ripete una riga o una colonna sola, se quasi tutti i numeri di un
+    campione sono uguali, o se qualcuno non è un numero finito.
+    """
+    if repeats(matrix):
         return True
-    return int((real == real.mode().values).sum()) > SAME * len(real)
+    sample = sampled(matrix.detach()).float().flatten()
+    if not sample.isfinite().all():
+        return True
+    return int((sample == sample.mode().values).sum()) > SAME * len(sample)
+
+
+def repeats(matrix: Tensor) -> bool:
+    """Vero se le righe, o le colonne, sono sempre gli stessi byte: un passo nullo in memoria."""
+    sides = zip(matrix.shape[-2:], matrix.stride()[-2:], strict=True)
+    return any(size > 1 and stride == 0 for size, stride in sides)
 
 
 def sampled(matrix: Tensor) -> Tensor:
@@ -126,34 +151,54 @@ def sampled(matrix: Tensor) -> Tensor:
 
 
 def is_flat(output: Any) -> bool:
-    """Vero se l'uscita è una matrice di righe tutte uguali, come chi ha ingressi o pesi nulli.
+    """Vero se ogni matrice dell'uscita ha righe tutte uguali, come chi ha ingressi o pesi nulli.
 
     Vede anche ciò che si fa dentro un kernel solo, dove gli operandi non passano da PyTorch.
     """
-    if not isinstance(output, Tensor) or not output.is_floating_point():
-        return False
-    if output.dim() < 2 or output.size(-2) < 2:
-        return False
-    rows = output.detach().float()
-    return torch.allclose(rows, rows[..., :1, :].expand_as(rows), rtol=1e-4)
+    tensors = [it for it in tree_leaves(output) if isinstance(it, Tensor)]
+    found = [it.detach().float() for it in tensors if it.is_floating_point() and it.dim() > 1]
+    tall = [rows for rows in found if rows.size(-2) > 1]
+    return bool(tall) and all(
+        torch.allclose(rows, rows[..., :1, :].expand_as(rows), rtol=1e-4, equal_nan=True)
+        for rows in tall
+    )
 
 
-def refuse_degenerate_data(name: str, run: Run, same: bool = True) -> None:
-    """Due chiamate osservate: dati veri, lo stesso lavoro tutt'e due le volte, un posto solo.
+@dataclass(frozen=True)
+class Declared:
+    """Ciò che un concorrente dice di fare.
+
+    Argomenti:
+        flops: quanti conti, nei prodotti; 0 se non ne fa.
+        dtype: in quale tipo moltiplica; niente, se non lo dice.
+        outside: vero se lavora fuori da PyTorch, in un grafo registrato o in un altro programma.
+    """
+
+    flops: int = 0
+    dtype: torch.dtype | None = None
+    outside: bool = False
+
+
+def refuse_degenerate_data(
+    name: str, run: Run, same: bool = True, declared: Declared | None = None
+) -> None:
+    """Due chiamate osservate: dati veri, il lavoro dichiarato tutt'e due le volte, un posto solo.
 
     Ciò che è compilato si osserva prima della compilazione, operazione per operazione. Di chi
-    lavora fuori da PyTorch, in un altro programma, non si vede nulla: lì restano i tempi
+    lavora fuori da PyTorch, o su un altro thread, non si vede nulla: lì restano i tempi
     impossibili.
 
     Argomenti:
         name: il nome del concorrente.
         run: la chiamata.
         same: se fa il lavoro dichiarato; di chi ne fa un altro i numeri non si guardano.
+        declared: il lavoro dichiarato.
 
     Solleva:
         DegenerateDataError: se i dati sono costanti (un operando costante ogni tanto è normale: lo
             stato iniziale di una ricorrenza è zero), se la seconda volta il risultato era già
-            pronto, se qualcosa si fa su un altro stream o su un'altra scheda.
+            pronto, se il lavoro è meno di quello dichiarato o in un tipo più corto, se qualcosa
+            si fa su un altro stream o su un'altra scheda.
     """
     with torch.compiler.set_stance("force_eager"):
         with Watcher(closely=same) as seen:
@@ -168,10 +213,27 @@ def refuse_degenerate_data(name: str, run: Run, same: bool = True) -> None:
     idle = seen.operations > 0 and again.operations == 0
     if idle or again.products < seen.products:
         refuse(name, "la seconda chiamata lavora meno della prima", "lo stesso lavoro ogni volta")
+    if same and declared:
+        refuse_less_work(name, seen, declared)
     if seen.elsewhere:
         refuse(
             name, "lavora su un altro stream o su un'altra scheda", "tutto sullo stream corrente"
         )
+
+
+def refuse_less_work(name: str, seen: Watcher, declared: Declared) -> None:
+    """Il lavoro visto è almeno quello dichiarato, nel tipo dichiarato.
+
+    I conti si confrontano se PyTorch sa contare ogni prodotto che si è visto.
+    """
+    if seen.operations == 0 and not declared.outside:
+        refuse(name, "nessuna operazione", "un lavoro, non un risultato già pronto")
+    countable = seen.products and not seen.uncounted
+    if countable and seen.flops < LEAST * declared.flops:
+        refuse(name, f"{seen.flops} conti nei prodotti", f"almeno i {declared.flops} dichiarati")
+    if declared.dtype and any(it.itemsize < declared.dtype.itemsize for it in seen.types):
+        short = ", ".join(sorted(str(it) for it in seen.types))
+        refuse(name, f"prodotti in {short}", f"in {declared.dtype}, il tipo dichiarato")
 
 
 def refuse(name: str, given: str, expected: str) -> None:

@@ -51,10 +51,18 @@ def processor(known: dict[str, Any]) -> str:
 
 @cache
 def commit() -> dict[str, Any]:
-    """Il commit dei sorgenti, e se da allora sono stati modificati."""
+    """Il commit dei sorgenti, e se da allora sono stati modificati, o ve ne sono di nuovi.
+
+    Dove i sorgenti sono una copia dentro un altro deposito, il commit non è il loro.
+    """
+    root = Path(__file__).parent.parent
+    found = answer("git", "rev-parse", "--show-toplevel")
+    if found is None or Path(found).resolve() != root.resolve():
+        return {"id": UNKNOWN, "modified": False}
+    changes = answer("git", "status", "--porcelain", "--", ":/", ":!/benchmarks/results")
     return {
         "id": answer("git", "rev-parse", "--short", "HEAD") or UNKNOWN,
-        "modified": bool(answer("git", "status", "--porcelain", "--untracked-files=no")),
+        "modified": bool(changes),
     }
 
 

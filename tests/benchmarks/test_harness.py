@@ -399,6 +399,56 @@ def test_products_of_ones_and_of_nothing_are_refused():
             refuse_degenerate_data("bugiardo", lambda c=constant: matrix(8, 8) @ c)
 
 
+def test_a_product_of_one_number_that_is_not_finite_is_refused():
+    for value in (float("nan"), float("inf")):
+        spoiled = matrix(8, 8)
+        spoiled[3, 4] = value
+        with pytest.raises(DegenerateDataError):
+            refuse_degenerate_data("bugiardo", lambda it=spoiled: matrix(8, 8) @ it)
+
+
+def test_a_matrix_that_repeats_one_row_or_column_is_refused():
+    """Numeri a caso, ma letti sempre dagli stessi byte."""
+    row, column = matrix(1, 8).expand(8, 8), matrix(8, 1).expand(8, 8)
+    for repeated in (row, column):
+        with pytest.raises(DegenerateDataError):
+            refuse_degenerate_data("bugiardo", lambda it=repeated: it @ matrix(8, 8))
+    refuse_degenerate_data("onesto", lambda: matrix(1, 8, 8).expand(3, 8, 8) @ matrix(3, 8, 8))
+
+
+def test_less_work_than_declared_is_refused():
+    a, b = matrix(8, 8), matrix(8, 8)
+    whole = honest_data.Declared(2 * 2 * 8**3, torch.float32)
+    refuse_degenerate_data("onesto", lambda: (a @ b) @ b, declared=whole)
+    refuse_degenerate_data("altro lavoro", lambda: a @ b, same=False, declared=whole)
+    with pytest.raises(DegenerateDataError, match="1024 conti nei prodotti; atteso: almeno i 2048"):
+        refuse_degenerate_data("a metà", lambda: a @ b, declared=whole)
+
+
+def test_products_in_a_shorter_type_than_declared_are_refused():
+    a, b = matrix(8, 8).bfloat16(), matrix(8, 8).bfloat16()
+    for dtype in (torch.bfloat16, torch.float8_e4m3fn):
+        declared = honest_data.Declared(2 * 8**3, dtype)
+        refuse_degenerate_data("onesto", lambda: a @ b, declared=declared)
+    declared = honest_data.Declared(2 * 8**3, torch.float32)
+    with pytest.raises(DegenerateDataError, match=r"prodotti in torch\.bfloat16; atteso: in torch"):
+        refuse_degenerate_data("corto", lambda: a @ b, declared=declared)
+
+
+def test_products_that_cannot_be_counted_are_not_compared(monkeypatch):
+    monkeypatch.setattr(honest_data, "flop_registry", {})
+    declared = honest_data.Declared(10**12, torch.float32)
+    refuse_degenerate_data("non contato", lambda: matrix(8, 8) @ matrix(8, 8), declared=declared)
+
+
+def test_who_does_nothing_has_to_say_that_it_works_elsewhere():
+    ready, declared = matrix(8, 8), honest_data.Declared(10, torch.float32)
+    with pytest.raises(DegenerateDataError, match="nessuna operazione"):
+        refuse_degenerate_data("pronto", lambda: ready, declared=declared)
+    elsewhere = honest_data.Declared(10, torch.float32, outside=True)
+    refuse_degenerate_data("fuori da PyTorch", lambda: ready, declared=elsewhere)
+
+
 def test_fused_attention_over_zeros_is_refused():
     zeros = torch.zeros(1, 2, 64, 16)
     run = torch.nn.functional.scaled_dot_product_attention
@@ -464,7 +514,14 @@ def test_rows_all_equal_are_seen_whoever_made_them():
     row = matrix(1, 8).expand(5, 8)
     nearly = row * (1 + 1e-6 * torch.arange(5.0)[:, None])
     assert not torch.equal(nearly[0], nearly[1])
-    for output, flat in ((row, True), (nearly, True), (row + matrix(5, 1), False)):
+    other = row + matrix(5, 1)
+    for output, flat in ((row, True), (nearly, True), (other, False), (row * float("nan"), True)):
+        assert honest_data.is_flat(output) is flat
+    for output, flat in (
+        ((row, row), True),
+        ({"uscita": row, "altra": other}, False),
+        (None, False),
+    ):
         assert honest_data.is_flat(output) is flat
     assert not honest_data.is_flat(row[:1])
     assert not honest_data.is_flat(torch.ones(5, 8, dtype=torch.int64))
@@ -608,7 +665,7 @@ def test_exact_bytes_replace_those_of_the_numbers():
     assert Work("a", {}, 1, 10, bytes=7).traffic(torch.bfloat16) == 7
 
 
-# Una sessione vera di `pytest`, con tre bugiardi e un onesto.
+# Una sessione vera di `pytest`, con dei bugiardi e un onesto.
 
 LIARS = """
 import time
@@ -635,6 +692,36 @@ def test_remembered(contest):
     contest({"ricordato": lambda: answer}, "ricordato", WORK)
 
 
+@pytest.mark.benchmark(group="prova", timer=clock)
+def test_fading(contest):
+    a, faded = torch.randn(2, SIZE, SIZE)
+
+    def fade():
+        product = a @ faded
+        faded.mul_(0.0 if calls[0] > 4 else 1.0)
+        calls[0] += 1
+        return product
+
+    calls = [0]
+    contest({"svanisce": fade}, "svanisce", HONEST)
+
+
+@pytest.mark.benchmark(group="prova", timer=clock)
+def test_careless(contest):
+    a, b = torch.randn(2, SIZE, SIZE)
+
+    def careless():
+        torch.set_float32_matmul_precision("medium")
+        return a @ b
+
+    contest({"sbadato": careless}, "sbadato", HONEST)
+
+
+def test_alone(benchmark):
+    a = torch.zeros(SIZE, SIZE)
+    benchmark(lambda: a @ a)
+
+
 @pytest.mark.benchmark(group="prova", timer=time.process_time)
 def test_hasty(contest):
     a, b = torch.randn(2, SIZE, SIZE)
@@ -647,20 +734,40 @@ def test_honest(contest):
     contest({"onesto": lambda: a @ b}, "onesto", HONEST)
 """
 
+ONE = LIARS[: LIARS.index("@pytest")] + LIARS[LIARS.rindex("@pytest") :]
+"""Il solo onesto."""
+
 
 def test_a_session_stops_the_liars_and_keeps_the_honest(tmp_path):
     told = session(tmp_path, LIARS)
-    assert "3 failed, 1 passed" in told, told
+    assert "5 failed, 1 passed" in told, told
+    assert "1 error" in told
     assert "DegenerateDataError: «zeri»" in told
-    assert "ImpossibleTimeError: «ricordato»" in told
+    assert "DegenerateDataError: «ricordato»: dato: nessuna operazione" in told
+    assert "DegenerateDataError: «svanisce»: dato: la maggior parte dei prodotti" in told
+    assert "ValueError: fp32_precision: dato: tf32; atteso: ieee" in told
+    assert "ValueError: benchmark: dato: senza una gara; atteso: la fixture `contest`" in told
     assert "ValueError: timer: dato:" in told
+
+
+def test_a_session_is_compared_with_one_of_before(tmp_path):
+    """`--benchmark-compare` legge il file che la sessione scrive; le gare sono le stesse."""
+    saved = tmp_path / "prima.json"
+    session(tmp_path, ONE, f"--benchmark-json={saved}")
+    told = session(tmp_path, ONE, f"--benchmark-compare={saved}")
+    assert "1 passed" in told, told
+    assert "(NOW)" in told
+    slower = ONE.replace("SIZE = 64", "SIZE = 512")
+    told = session(
+        tmp_path, slower, f"--benchmark-compare={saved}", "--benchmark-compare-fail=median:5%"
+    )
+    assert "Performance has regressed" in told, told
 
 
 def test_a_variable_that_forces_tf32_stops_the_session(tmp_path):
     """Comanda più del programma: i prodotti in FP32 non lo sarebbero."""
-    honest = LIARS[: LIARS.index("@pytest")] + LIARS[LIARS.rindex("@pytest") :]
-    assert "1 passed" in session(tmp_path, honest, NVIDIA_TF32_OVERRIDE="0")
-    told = session(tmp_path, honest, NVIDIA_TF32_OVERRIDE="1")
+    assert "1 passed" in session(tmp_path, ONE, NVIDIA_TF32_OVERRIDE="0")
+    told = session(tmp_path, ONE, NVIDIA_TF32_OVERRIDE="1")
     assert "ValueError: NVIDIA_TF32_OVERRIDE: dato: 1; atteso: 0, o nulla" in told
 
 
@@ -682,18 +789,18 @@ def precision():
         it.fp32_precision = value
 
 
-def session(folder, body, **environment):
+def session(folder, body, *options, **environment):
     """Ciò che scrive pytest, senza GPU, di un file di benchmark."""
     (folder / "bench_liars.py").write_text(body, encoding="utf-8")
-    options = ("-q", "-p", "benchmarks.conftest", "--rootdir", str(folder))
+    usual = ("-q", "-p", "benchmarks.conftest", "-p", "no:cacheprovider", "--rootdir", str(folder))
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "-p", "no:cacheprovider", "bench_liars.py"],
+        [sys.executable, "-m", "pytest", *usual, *options, "bench_liars.py"],
         cwd=folder,
         capture_output=True,
         text=True,
         env={**bench_environment(), "CUDA_VISIBLE_DEVICES": "", **environment},
     )
-    return ran.stdout
+    return ran.stdout + ran.stderr
 
 
 def bench_environment():

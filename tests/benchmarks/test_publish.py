@@ -21,7 +21,7 @@ from weave.house import ROOT
 
 
 def test_published_file_drops_single_times_options_and_failed_contests():
-    stats = {"min": 1.0, "median": 2.0, "iqr": 0.5, "max": 3.0, "rounds": 7}
+    stats = dict.fromkeys(bench_conftest.PUBLISHED_STATS, 2.0)
     entry = {
         "group": "g",
         "name": "n",
@@ -29,12 +29,13 @@ def test_published_file_drops_single_times_options_and_failed_contests():
         "params": {},
         "options": {"timer": "clock"},
         "extra_info": {"contestants": {}},
-        "stats": {**stats, "data": [1.0, 2.0, 3.0], "mean": 2.0},
+        "stats": {**stats, "data": [1.0, 2.0, 3.0], "q1": 2.0},
     }
     failed = {**entry, "extra_info": {}}
     output = {"benchmarks": [entry, failed]}
     bench_conftest.pytest_benchmark_update_json(SimpleNamespace(stash={}), [], output)
-    kept = {"group": "g", "name": "n", "extra_info": {"contestants": {}}, "stats": stats}
+    named = {"group": "g", "name": "n", "fullname": "percorso"}
+    kept = {**named, "extra_info": {"contestants": {}}, "stats": stats}
     assert output == {"benchmarks": [kept]}
 
 
@@ -90,9 +91,15 @@ def test_slug_keeps_what_tells_machines_apart(cpu, gpu, name):
 
 
 def test_commit_says_when_the_sources_were_modified(monkeypatch):
-    answers = {"rev-parse": "abc1234", "status": " M attention/__init__.py"}
-    monkeypatch.setattr(provenance, "answer", lambda git, command, *_: answers[command])
+    answers = {"--show-toplevel": str(ROOT), "HEAD": "abc1234", ":!/benchmarks/results": " M a.py"}
+    monkeypatch.setattr(provenance, "answer", lambda *command: answers[command[-1]])
     assert provenance.commit.__wrapped__() == {"id": "abc1234", "modified": True}
+    answers[":!/benchmarks/results"] = ""
+    assert provenance.commit.__wrapped__() == {"id": "abc1234", "modified": False}
+    answers["--show-toplevel"] = str(
+        ROOT.parent
+    )  # i sorgenti sono una copia dentro un altro deposito
+    assert provenance.commit.__wrapped__() == {"id": "sconosciuto", "modified": False}
     monkeypatch.setattr(provenance, "answer", lambda *_: None)
     assert provenance.commit.__wrapped__() == {"id": "sconosciuto", "modified": False}
 
@@ -211,10 +218,16 @@ def test_product(contest, monkeypatch, place):
 """
 
 
+CONFTEST = """
+from benchmarks.conftest import *
+from benchmarks.conftest import _inference, _only_contests, _plain_fp32
+"""
+
+
 @pytest.mark.parametrize("kill", [True, False])
 def test_a_killed_session_keeps_what_it_had_measured(kill, tmp_path):
     (tmp_path / "bench_killed.py").write_text(KILLED, encoding="utf-8")
-    (tmp_path / "conftest.py").write_text("from benchmarks.conftest import *", encoding="utf-8")
+    (tmp_path / "conftest.py").write_text(CONFTEST, encoding="utf-8")
     target = tmp_path / "measured.json"
     options = ("-q", "--rootdir", str(tmp_path))
     command = (sys.executable, "-m", "pytest", *options, f"--benchmark-json={target}")
