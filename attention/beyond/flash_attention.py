@@ -72,14 +72,14 @@ HOPPER: dict[str, Table] = {
 
 AMPERE: dict[str, Table] = {
     "forward": {
-        (64, False): (Tile(64, 64, 8, 2),),
+        (64, False): (Tile(64, 64, 8, 2), Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)),
         (64, True): (Tile(64, 64, 8, 2),),
         (128, False): (Tile(64, 32, 8, 2),),
         (128, True): (Tile(64, 32, 8, 2),),
     },
     "backward": {
         (64, False): (Tile(32, 64, 8, 1),),
-        (64, True): (Tile(32, 64, 8, 1),),
+        (64, True): (Tile(32, 64, 8, 2),),
         (128, False): (Tile(32, 32, 8, 1),),
         (128, True): (Tile(32, 32, 8, 1),),
     },
@@ -87,8 +87,9 @@ AMPERE: dict[str, Table] = {
 """Per le altre, che hanno meno memoria condivisa; e prima della 9 non c'è il TMA: gli indirizzi li
 tengono i thread, e i registri bastano per meno."""
 
-LARGE = (9, 10)
-"""Le compute capability con 227 KiB di memoria condivisa per blocco, quanta ne vuole `HOPPER`."""
+LARGE = (9,)
+"""Le compute capability per cui è `HOPPER`. La 10 ha altrettanta memoria condivisa, ma lì Triton
+tiene i risultati nella TMEM, che per le piastrelle più grandi non basta."""
 
 
 @triton.jit
@@ -120,7 +121,7 @@ def forward_kernel(
     h = pair % heads
     end = n
     if lengths is not None:
-        end = tl.minimum(n, tl.load(lengths + b).to(tl.int32))
+        end = tl.minimum(n, tl.maximum(0, tl.load(lengths + b))).to(tl.int32)
     whole = end // columns * columns
     i = row + tl.arange(0, rows)
     last = i * 0 + end - 1
@@ -208,7 +209,7 @@ def backward_kernel(
     h = pair % heads
     end = n
     if lengths is not None:
-        end = tl.minimum(n, tl.load(lengths + b).to(tl.int32))
+        end = tl.minimum(n, tl.maximum(0, tl.load(lengths + b))).to(tl.int32)
     begin = 0
     if causal:
         begin = column // rows * rows
@@ -398,7 +399,7 @@ class FlashAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """I gradienti di Q, K e V: due lanci, e una passata che converte quello di Q.
+        """I gradienti di Q, K e V: due lanci; quello di Q si azzera prima e si converte dopo.
 
         Solleva:
             RuntimeError: se si chiede di poter derivare anche questi: non c'è un kernel per farlo.
@@ -428,6 +429,7 @@ def aligned(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
+@torch.compiler.disable
 def flash_attention(
     query: Float[Tensor, "batch heads m d"],
     key: Float[Tensor, "batch heads n d"],
@@ -446,12 +448,14 @@ def flash_attention(
         causal: la query i guarda le key da 0 a i; le query devono essere tante quante le key.
 
     Restituisce:
-        Le uscite, forma e disposizione di `query`. Una query senza key riceve zeri.
+        Le uscite, nella forma di `query` e con i lati nello stesso ordine in memoria, dense. Una
+        query senza key riceve zeri.
 
     Solleva:
         TypeError: se un argomento non è un tensore del tipo giusto, o `causal` non è un booleano.
         ValueError: se le forme non si accordano, se d non è 64 o 128, se i tensori stanno su
-            dispositivi diversi, o se con `causal` le query non sono tante quante le key.
+            dispositivi diversi, non sono su CPU o su una GPU o non sono densi, o se con `causal` le
+            query non sono tante quante le key.
     """
     check(query, "query", None, None, None, None)
     batch, heads, m, width = query.shape
@@ -463,7 +467,7 @@ def flash_attention(
     if lengths is not None:
         check_lengths(lengths, query)
         lengths = lengths.contiguous()
-    require(isinstance(causal, bool), "causal", causal, "True o False", TypeError)
+    require(isinstance(causal, bool), "causal", repr(causal), "True o False", TypeError)
     n = key.size(2)
     require(not causal or m == n, "causal", f"{m} query e {n} key", "tante query quante key")
     if query.is_cuda or query.dtype == torch.float16:
@@ -478,6 +482,9 @@ def check(tensor: Tensor, argument: str, *shape: int | None) -> None:
     kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
     expected = " o ".join(f"torch.{name}" for name in ("bfloat16", "float16"))
     require(kind in DTYPES, argument, kind, f"un tensore {expected}", TypeError)
+    stored = tensor.layout == torch.strided and tensor.device.type in ("cpu", "cuda")
+    given = f"{tensor.layout} su {tensor.device}"
+    require(stored, argument, given, "torch.strided, su CPU o su una GPU")
     fits = tensor.dim() == len(shape) and all(
         size > 0 and wanted in (None, size)
         for size, wanted in zip(tensor.shape, shape, strict=True)
@@ -498,7 +505,8 @@ def check_like(tensor: Tensor, argument: str, query: Tensor) -> None:
 def check_lengths(lengths: Tensor, query: Tensor) -> None:
     """Un intero per ogni frase, dove stanno le query. I valori non si guardano: sono sulla GPU."""
     kind = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
-    require(kind in (torch.int32, torch.int64), "lengths", kind, "un tensore di interi", TypeError)
+    expected = "un tensore torch.int32 o torch.int64"
+    require(kind in (torch.int32, torch.int64), "lengths", kind, expected, TypeError)
     require(lengths.shape == query.shape[:1], "lengths", lengths.shape, f"[{len(query)}]")
     expected = f"{query.device}, come query"
     require(lengths.device == query.device, "lengths", lengths.device, expected)

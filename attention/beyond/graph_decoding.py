@@ -123,9 +123,8 @@ class GraphDecoder:
         )
         self.places = torch.arange(room, device=self.place)
         self.source_mask = weight.new_zeros(rows, 1, 1, self.length)
-        nothing = weight.new_zeros(1, self.capacity, config.d_model)
-        table = self.model.target_positions(nothing)[0]
-        self.table = F.pad(table, (0, 0, 0, room - self.capacity))
+        self.table = weight.new_zeros(room, config.d_model)
+        self.place_positions()
         memory = weight.new_zeros(rows, self.length, config.d_model)
         self.caches = self.model.decoder.new_cache(memory, room)
         for cache in self.caches:
@@ -133,17 +132,24 @@ class GraphDecoder:
             cache.values.zero_()
         self.buffers = Buffers.for_model(self.model)
 
+    def place_positions(self) -> None:
+        """La tabella delle posizioni, al suo indirizzo: se è appresa, un passo può averla mossa."""
+        table = self.table[: self.capacity]
+        table.copy_(self.model.target_positions(torch.zeros_like(table)[None])[0])
+
     def load(self, source: Int[Tensor, "rows length"]) -> None:
         """Le frasi, copiate agli indirizzi che i grafi conoscono; poi l'encoder."""
         self.source.copy_(source)
         self.play(self.entry, self.enter)
 
     def enter(self) -> None:
-        """L'encoder, e lo stato di partenza.
+        """L'encoder, le posizioni e lo stato di partenza.
 
         Mentre si registra nessuno può chiedere se c'è padding: la maschera c'è sempre.
         """
         config, state, source = self.model.config, self.state, self.source
+        if config.learned_positions:
+            self.place_positions()
         memory, mask = self.model.encode(source)
         for new, cache in zip(self.model.decoder.new_cache(memory, 1), self.caches, strict=True):
             cache.memory_keys.copy_(new.memory_keys)

@@ -353,6 +353,42 @@ def addresses(tensor: Tensor) -> set[int]:
 # La scelta delle piastrelle
 
 
+@pytest.mark.parametrize(
+    ("causal", "lengths", "turns"), [(False, None, 16), (True, None, 10), (False, [17], 8)]
+)
+def test_no_turn_above_the_diagonal_or_beyond_the_length(
+    causal, lengths, turns, flash, small, monkeypatch
+):
+    """64 query e 64 key a piastrelle di 16: due prodotti per giro in avanti, cinque indietro."""
+    from triton.runtime.interpreter import interpreter_builder
+
+    done, product = [], interpreter_builder.create_dot
+    monkeypatch.setattr(
+        interpreter_builder, "create_dot", lambda *it: done.append(1) or product(*it)
+    )
+    small(16, 16)
+    ours(flash, [it.float() for it in problem(1, 1, 64, 64, 64)], causal, lengths)
+    assert len(done) == (2 + 5) * turns
+
+
+def test_a_compiled_program_goes_through_the_kernel_as_it_is(flash):
+    query = torch.randn(1, 1, 5, 64).half()
+
+    def program(query: Tensor) -> Tensor:
+        return flash.flash_attention(query * 2, query, query) + 1
+
+    assert torch.equal(torch.compile(program, backend="eager")(query), program(query))
+
+
+@pytest.mark.parametrize("length", [-(2**63), -(2**31) - 1, -1, 2**31, 2**32 + 3, 2**63 - 1])
+def test_lengths_of_any_size_are_understood(length, flash):
+    """Un intero da 64 bit non si tronca: negativo è zero, oltre n è n."""
+    tensors = [it.float() for it in problem(2, 1, 5, 5, 64)]
+    seen = min(max(length, 0), 5)
+    expected = [it.double() for it in ours(flash, tensors, False, [seen, 3])]
+    assert_equal(ours(flash, tensors, False, [length, 3]), expected, 1e-6)
+
+
 def test_the_fastest_tile_is_chosen_once_and_kept(flash, monkeypatch, our_own_errors):
     """La scelta dipende da scheda, verso, larghezza e causalità; mai dalla lunghezza."""
 
@@ -391,7 +427,7 @@ def test_the_fastest_tile_is_chosen_once_and_kept(flash, monkeypatch, our_own_er
     for capability, table in (
         ((8, 9), flash.AMPERE),
         ((12, 0), flash.AMPERE),
-        ((10, 0), flash.HOPPER),
+        ((10, 0), flash.AMPERE),
     ):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, it=capability: it)
         monkeypatch.setattr(flash, "CHOSEN", {})
@@ -434,7 +470,7 @@ def every_case() -> list:
         return []
     return [
         pytest.param(name, *case, tile, capability, id=f"{name}-{case}-{tuple(tile)}-{capability}")
-        for capability, tables in ((90, HOPPER), (80, AMPERE))
+        for capability, tables in ((90, HOPPER), (80, AMPERE), (100, AMPERE), (120, AMPERE))
         for name, table in tables.items()
         for case, tiles in table.items()
         for tile in tiles
@@ -445,7 +481,7 @@ def every_case() -> list:
 def test_machine_code_uses_the_tensor_cores_and_spills_nothing(
     name, width, causal, tile, capability, flash, tmp_path, monkeypatch
 ):
-    """HGMMA da Hopper in poi, HMMA prima; zero byte di pila, nessun registro versato."""
+    """HGMMA su Hopper, UTCHMMA o HMMA sulla B200, HMMA altrove; niente pila, nulla di versato."""
     from gpu_notes.sass_listing import census, parse
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -461,12 +497,32 @@ def test_machine_code_uses_the_tensor_cores_and_spills_nothing(
         assert count["HMMA"] == 0
         assert count["UTMALDG"] > 0
         assert shared <= 227 * 1024
+    elif capability == 100:
+        assert count["UTCHMMA"] + count["HMMA"] > 0
+        assert count["HGMMA"] == 0
+        assert shared <= 227 * 1024
     else:
-        assert count["HGMMA"] == count["UTMALDG"] == 0
+        assert count["HGMMA"] == 0
         assert count["HMMA"] >= 32
         assert shared <= 99 * 1024
     assert count["MUFU"] >= tile.rows * tile.columns // (32 * tile.warps)
-    assert any(it.startswith("RED") for it in count) == (name == "backward")
+    assert any(re.fullmatch("REDG?", it) for it in count) == (name == "backward")
+
+
+def test_before_hopper_numbers_are_read_two_bytes_at_a_time(flash, tmp_path, monkeypatch):
+    """Su sm_80 nessuna copia asincrona; con più o meno `stages` il programma è lo stesso."""
+    from gpu_notes.sass_listing import census, parse
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    counts = []
+    for stages in (1, 2):
+        listing, _ = compiled(flash, "forward", 64, False, flash.Tile(64, 64, 8, stages), 80)
+        (instructions,) = parse(listing).values()
+        reads = [it for it in instructions if it.opcode == "LDG" and "128" not in it.modifiers]
+        assert sum("U16" in it.modifiers for it in reads) >= 48
+        counts.append(census(instructions))
+    assert counts[0] == counts[1]
+    assert counts[0]["LDGSTS"] == 0
 
 
 def test_one_turn_is_what_the_page_says(flash, tmp_path, monkeypatch):
@@ -536,10 +592,20 @@ X = torch.ones(2, 3, 5, 64, dtype=torch.float16)
          "value: dato: [2, 3, 4, 64]; atteso: una forma [2, 3, 5, 64]"),
         ((X, X, X.bfloat16()), TypeError,
          "value: dato: torch.bfloat16; atteso: torch.float16, come query"),
-        ((X, X.to("meta"), X), ValueError, "key: dato: meta; atteso: cpu, come query"),
+        ((X, X.to("meta"), X), ValueError,
+             "key: dato: torch.strided su meta; atteso: torch.strided, su CPU o su una GPU"),
         ((X, X, X, torch.ones(2)), TypeError,
-         "lengths: dato: torch.float32; atteso: un tensore di interi"),
-        ((X, X, X, [5, 5]), TypeError, "lengths: dato: list; atteso: un tensore di interi"),
+         "lengths: dato: torch.float32; atteso: un tensore torch.int32 o torch.int64"),
+        ((X, X, X, [5, 5]), TypeError,
+             "lengths: dato: list; atteso: un tensore torch.int32 o torch.int64"),
+            ((X, X, X, torch.ones(2, dtype=torch.int16)), TypeError,
+             "lengths: dato: torch.int16; atteso: un tensore torch.int32 o torch.int64"),
+            ((X.to("meta"),) * 3, ValueError,
+             "query: dato: torch.strided su meta; atteso: torch.strided, su CPU o su una GPU"),
+            ((X.to_sparse(), X, X), ValueError,
+             "query: dato: torch.sparse_coo su cpu; atteso: torch.strided, su CPU o su una GPU"),
+            ((X, X, X, None, torch.tensor(True)), TypeError,
+             "causal: dato: tensor(True); atteso: True o False"),
         ((X, X, X, torch.ones(3, dtype=torch.int64)), ValueError,
          "lengths: dato: [3]; atteso: [2]"),
         ((X, X, X, torch.ones(2, dtype=torch.int32, device="meta")), ValueError,

@@ -175,6 +175,20 @@ def test_our_kernels_on_a_gpu_give_the_tokens_of_generate(early):
     assert torch.equal(decoder.generate(source), expected)
 
 
+@pytest.mark.parametrize("places", [None, 24])
+def test_weights_moved_after_building_are_the_ones_used(places, device):
+    """Un passo di addestramento muove i pesi dove sono: anche le posizioni, se sono apprese."""
+    model = make(3, device, vocabulary=101, learned_positions=places)
+    decoder, source = GraphDecoder(model, 2, 7, 9), padded(model, 7, 5)
+    before = decoder.generate(source)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * weight.std())
+    after = model.generate(source, extra=9)
+    assert torch.equal(decoder.generate(source), after)
+    assert not torch.equal(before, after)
+
+
 def test_dropout_and_modes_are_left_as_they_were():
     model = make(2).train()
     decoder = GraphDecoder(model, 1, 4, 1)
