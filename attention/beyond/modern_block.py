@@ -549,6 +549,9 @@ MODELS = {
         LLAMA_3_8B, layers=126, d_model=16_384, d_ff=53_248, heads=128
     ),
     "LLaMA 3.2 1B": dataclasses.replace(LLAMA_3_8B, layers=16, d_model=2048, d_ff=8192, tied=True),
+    "LLaMA 3.2 3B": dataclasses.replace(
+        LLAMA_3_8B, layers=28, d_model=3072, d_ff=8192, heads=24, tied=True
+    ),
     "gpt-oss-120b": ModernConfig(
         layers=36,
         d_model=2880,

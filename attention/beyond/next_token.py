@@ -155,7 +155,7 @@ class Sentences(NamedTuple):
         train: quelle con cui si addestra.
         dev: dello stesso genere, mai viste.
         heldout: con un incontro di parole mai visto.
-        long: più lunghe di ogni frase vista.
+        long: da frasi tedesche più lunghe di ogni frase tedesca vista.
     """
 
     train: list[str]

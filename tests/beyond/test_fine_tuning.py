@@ -253,11 +253,14 @@ def test_merged_weights_give_the_same_answers(tiny):
 
 
 def test_full_rank_reaches_any_matrix_and_rank_one_does_not():
-    """Con r uguale al lato, A = ΔW e B = I danno qualunque spostamento; con r = 1, no."""
-    weight, wanted = torch.randn(2, 5, 7)
-    whole = LowRank(weight, 5, 5.0)
-    whole.a.data, whole.b.data = wanted - weight, torch.eye(5)
-    assert torch.allclose(whole(weight), wanted, atol=1e-6)
+    """Con r uguale al lato minore, A = ΔW·r/α e B = I, o al contrario; con r = 1, no."""
+    for shape in ((7, 5), (5, 7)):
+        weight, wanted = torch.randn(2, *shape)
+        whole = LowRank(weight, 5, 2.0)
+        moved = (wanted - weight) * 5 / 2
+        tall = shape == (7, 5)
+        whole.a.data, whole.b.data = (torch.eye(5), moved) if tall else (moved, torch.eye(5))
+        assert torch.allclose(whole(weight), wanted, atol=1e-5)
     one = LowRank(weight, 1, 1.0)
     torch.nn.init.normal_(one.b)
     singular = torch.linalg.svdvals((one(weight) - weight).detach())

@@ -117,6 +117,8 @@ def test_rms_norm_by_hand():
     torch.testing.assert_close(
         found, torch.tensor([0.2, 1.4, 1.0, 1.0]).double(), rtol=1e-6, atol=0
     )
+    normalized = torch.nn.functional.layer_norm(torch.tensor([1.0, 7.0, 5.0, 5.0]), (4,))
+    assert [round(it, 2) for it in normalized.tolist()] == [-1.61, 1.15, 0.23, 0.23]
 
 
 def test_rms_norm_module_equals_the_formula_and_torch():
@@ -591,6 +593,7 @@ PUBLISHED = {
     "LLaMA 3 70B": 70_553_706_496,
     "LLaMA 3.1 405B": 405_853_388_800,
     "LLaMA 3.2 1B": 1_235_814_400,
+    "LLaMA 3.2 3B": 3_212_749_824,
 }
 """Quanti numeri contengono i pesi pubblicati."""
 
@@ -656,12 +659,16 @@ def test_bytes_of_gpt_oss_with_experts_in_four_bits():
 
 def test_llama_3_has_no_13b():
     sizes = {name for name in MODELS if re.match(r"LLaMA 3[ .]", name)}
-    assert sizes == {"LLaMA 3 8B", "LLaMA 3 70B", "LLaMA 3.1 405B", "LLaMA 3.2 1B"}
+    assert sizes == {
+        *("LLaMA 3 8B", "LLaMA 3 70B", "LLaMA 3.1 405B"),
+        *("LLaMA 3.2 1B", "LLaMA 3.2 3B"),
+    }
     assert [round(parameters(MODELS[it]) / 1e9, 1) for it in sorted(sizes)] == [
         70.6,
         8.0,
         405.9,
         1.2,
+        3.2,
     ]
     for name in sizes:
         assert (MODELS[name].kv_heads, MODELS[name].rope) == (8, 500_000)

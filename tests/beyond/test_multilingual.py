@@ -796,7 +796,7 @@ def test_in_training_the_second_person_acts():
 
 def test_training_never_showed_these_sentences():
     """In addestramento «Sie» in testa è sempre «lei», e «ihn» viene dopo il suo nome."""
-    shown = list(pairs(3, 700, "train"))
+    shown = list(pairs(SEED, 10_000, "train"))
     heads = [it for it in shown if it.german.startswith("Sie ")]
     whom = [it for it in shown if " ihn " in it.german]
     assert len(heads) > 10

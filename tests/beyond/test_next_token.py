@@ -955,6 +955,25 @@ def test_fortran_on_the_page(fortran, call_fortran):
     assert torch.allclose(keys, heads.transpose(-3, -2).flatten(-2), atol=1e-12)
 
 
+def test_on_long_sentences_the_lead_is_lost_after_the_thirteenth_word(shipped):
+    """Fino alla tredicesima previsione il modello è avanti, poi l'n-gramma: qui, da 30 000 frasi."""
+    model, vocabulary = shipped
+    sentences = italian_sentences(CORPUS_SEED, 30_000, 300)
+    words = [len(split_words(it)) for it in sentences.train]
+    assert max(words) <= 20
+    assert fmean(it > 12 for it in words) == pytest.approx(0.06, abs=0.005)
+    assert fmean(len(split_words(it)) <= 20 for it in sentences.long) == pytest.approx(
+        0.8, abs=0.02
+    )
+    counted = KneserNey(map(vocabulary.encode, sentences.train), 5, len(vocabulary))
+    long = [vocabulary.encode(it) for it in sentences.long]
+    mine, theirs = model.bits(long), counted.bits(long)
+    start, end = slice(0, 13), slice(13, None)
+    for part, ahead in ((start, True), (end, False)):
+        ours, others = (fmean(x for it in bits for x in it[part]) for bits in (mine, theirs))
+        assert ours < others - 0.5 if ahead else others < ours - 0.1
+
+
 def test_the_shipped_model_still_judges_as_published(shipped):
     """Le coppie dell'accordo, rifatte da capo, danno la frazione pubblicata per il suo seme."""
     model, vocabulary = shipped

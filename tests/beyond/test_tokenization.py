@@ -312,6 +312,11 @@ def test_the_same_sentence_costs_more_in_italian():
         for lang, lines in texts()["sentences"].items()
     }
     assert density["en"] > density["it"] > density["hi"]
+    fitting = {
+        lang: 128_000 // sum(len(encoding.encode(it)) for it in lines)
+        for lang, lines in texts()["sentences"].items()
+    }
+    assert [fitting[it] for it in ("en", "it", "hi", "zh")] == [2666, 1910, 1882, 2560]
     *others, italian = COUNTED["o200k_base"][:5]
     assert italian > max(others)
 
