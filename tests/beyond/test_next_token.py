@@ -956,7 +956,7 @@ def test_fortran_on_the_page(fortran, call_fortran):
 
 
 def test_on_long_sentences_the_lead_is_lost_after_the_thirteenth_word(shipped):
-    """Fino alla tredicesima previsione il modello è avanti, poi l'n-gramma: qui, da 30 000 frasi."""
+    """Fino alla tredicesima previsione è avanti il modello, poi l'n-gramma; qui da 30 000 frasi."""
     model, vocabulary = shipped
     sentences = italian_sentences(CORPUS_SEED, 30_000, 300)
     words = [len(split_words(it)) for it in sentences.train]

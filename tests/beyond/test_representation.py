@@ -204,8 +204,8 @@ def test_contributions_keep_their_order_and_their_author(tiny):
 
 
 def test_the_agreement_needs_the_last_two_attentions(shipped, seen):
-    """Se la quarta attenzione aggiunge zero si dice sempre il singolare; senza la terza, o senza
-    l'ultimo feed-forward, ci si accorda due volte su tre; senza la prima o la seconda, quasi sempre.
+    """Se la quarta attenzione aggiunge zero si dice sempre il singolare. Senza la terza, o senza
+    l'ultimo feed-forward, va bene due volte su tre; senza la prima o la seconda, quasi sempre.
     """
     model, vocabulary = shipped
     toward, rows = toward_plural(model, vocabulary), torch.arange(200)
