@@ -414,6 +414,7 @@ def test_a_matrix_that_repeats_one_row_or_column_is_refused():
         with pytest.raises(DegenerateDataError):
             refuse_degenerate_data("bugiardo", lambda it=repeated: it @ matrix(8, 8))
     refuse_degenerate_data("onesto", lambda: matrix(1, 8, 8).expand(3, 8, 8) @ matrix(3, 8, 8))
+    refuse_degenerate_data("una riga", lambda: matrix(8).as_strided((1, 8), (0, 1)) @ matrix(8, 8))
 
 
 def test_less_work_than_declared_is_refused():
@@ -731,7 +732,9 @@ def test_hasty(contest):
 @pytest.mark.benchmark(group="prova", timer=clock)
 def test_honest(contest):
     a, b = torch.randn(2, SIZE, SIZE)
-    contest({"onesto": lambda: a @ b}, "onesto", HONEST)
+    c, d = a.bfloat16(), b.bfloat16()
+    runs = {"onesto": lambda: a @ b, "in BF16": lambda: c @ d}
+    contest(runs, "onesto", HONEST, formats={"in BF16": "BF16"})
 """
 
 ONE = LIARS[: LIARS.index("@pytest")] + LIARS[LIARS.rindex("@pytest") :]
@@ -762,6 +765,13 @@ def test_a_session_is_compared_with_one_of_before(tmp_path):
         tmp_path, slower, f"--benchmark-compare={saved}", "--benchmark-compare-fail=median:5%"
     )
     assert "Performance has regressed" in told, told
+
+
+def test_nothing_to_compare_with_is_a_warning_and_not_an_error(tmp_path):
+    """Anche qui, dove gli avvisi sono errori."""
+    told = session(tmp_path, ONE, "-o", "filterwarnings=error", "--benchmark-compare=0001")
+    assert "1 passed" in told, told
+    assert "INTERNALERROR" not in told
 
 
 def test_a_variable_that_forces_tf32_stops_the_session(tmp_path):

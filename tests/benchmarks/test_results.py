@@ -487,6 +487,9 @@ def test_a_verdict_follows_from_its_evidence(proven, where, value, complaint):
 def test_a_silent_evidence_may_speak_today(proven):
     """Le regole possono imparare a leggere di più: un file di prima resta valido."""
     schema.check(changed(proven, (*PROOF, "error"), tensor_cores.ROUNDED_PRODUCT))
+    proof = proven["benchmarks"][0]["extra_info"]["proofs"]["nostro"]
+    proof |= {"evidence": SILENT, "verdict": "non dimostrato", "reason": "nessun indizio decide"}
+    schema.check(proven)
 
 
 def test_the_evidence_of_the_rate_depends_on_the_highest_clock(proven):
@@ -634,6 +637,7 @@ def test_the_latest_file_of_each_machine_is_shown_and_gpus_come_first(drop, smal
     for cores, moment in (
         (2, "2026-06-12T23:30:00-08:00"),
         (2, "2026-06-13T01:00:00+00:00"),
+        (2, "2026-06-11T10:00:00"),
         (4, "2026-06-11T10:00:00"),
     ):
         machine = {**small["machine_info"], "cores": cores}

@@ -976,7 +976,8 @@ def test_page_shows_speed_error_and_verdict_in_one_row(session):
     row = html[html.index('<th scope="row">BF16</th>') :].partition("</tr>")[0]
     assert "<td>9,10 µs</td><td>500</td><td>91 %</td>" in row
     assert row.endswith("<td><strong>sì</strong></td>")
-    assert "25\u202f000 righe, profondità 768, 3072 colonne" in html
+    named = session["machine_info"]["gpu"]
+    assert f"{named}: 25\u202f000 righe, profondità 768, 3072 colonne" in html
     assert "NVIDIA H100 (driver 580.1)" in html
 
 
