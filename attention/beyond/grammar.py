@@ -2059,10 +2059,10 @@ def held_out(combination: str) -> bool:
 
 
 def split_of(pair: Pair) -> str | None:
-    """La parte a cui una coppia appartiene: dipende soltanto dalla coppia.
+    """La parte a cui una coppia appartiene: dipende dalle frasi e dagli incontri annotati.
 
-    Così le parti non si toccano, qualunque sia il seme. Una frase lunga con un incontro tenuto da
-    parte proverebbe due cose insieme, e non sta da nessuna parte.
+    Fra gli incontri resta a volte quello di un pezzo scartato scrivendo. Una frase lunga con un
+    incontro tenuto da parte proverebbe due cose insieme, e non sta da nessuna parte.
 
     Restituisce:
         «ambiguous», «heldout», «long», «dev», «train», o None.

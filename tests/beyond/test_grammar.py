@@ -1010,6 +1010,22 @@ def test_lengths_are_those_promised(many):
     assert 25 < max(lengths) <= LONGEST == 30
 
 
+def test_few_held_out_sentences_have_nothing_new(many):
+    """Resta annotato, due o tre volte su mille, il nome di un pezzo scartato."""
+    plain = str.maketrans("äöü", "aou")
+    found = [pair for pair in many if split_of(pair) == "heldout"]
+    vain = [
+        pair
+        for pair in found
+        if not any(
+            combination.split()[1].lower().translate(plain)[:3]
+            in pair.german.lower().translate(plain)
+            for combination in filter(held_out, pair.combinations)
+        )
+    ]
+    assert 0.001 < len(vain) / len(found) < 0.004
+
+
 def test_splits_do_not_touch(many):
     """Le frasi di addestramento non hanno incontri tenuti da parte, né la lunghezza delle lunghe."""
     parts = defaultdict(list)

@@ -99,6 +99,7 @@ def test_a_hundredth_is_enough_to_come_near_one():
 def test_less_than_a_hundredth_is_not_enough():
     """Commento: un millesimo arriva a 0,47; ciò che è quasi nullo resta indietro."""
     assert polynomial(0.001) == pytest.approx(0.47, abs=0.005)
+    assert polynomial(0.004) == pytest.approx(1.20, abs=0.005)  # il massimo della prima tabella
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])

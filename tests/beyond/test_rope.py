@@ -307,6 +307,9 @@ def test_the_ramp_by_hand():
     assert (ALPHA, BETA) == (1, 32)
     assert_equal(kept(omega, 100), torch.tensor([1, 1, 0.5, 0, 0]).double())
     assert_equal(kept(omega, 100, 2.0), torch.tensor([1, 1, 1, 0, 0]).double())
+    first, *others = kept(speeds(16), 64).tolist()  # la prova: interpolano tutte, o quasi
+    assert first == pytest.approx(0.3, abs=0.01)
+    assert max(others) < 0.1
     found = by_parts(omega, 8.0, 100) / omega
     assert_equal(found, torch.tensor([1, 1, 0.5 + 0.5 / 8, 1 / 8, 1 / 8]).double())
     assert_equal(by_parts(omega, 8.0, 100, 2.0)[2], omega[2])
