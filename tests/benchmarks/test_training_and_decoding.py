@@ -61,6 +61,15 @@ def test_flops_of_the_step_without_attention_are_its_products(short):
     assert counted(run) == work.flops - attentions
 
 
+def test_the_bare_products_are_98_operations_in_a_hundred():
+    """Il limite del passo di otto frasi: mancano i prodotti dentro le attenzioni."""
+    config = whole.base(37_000)
+    rows = whole.BATCH * whole.LENGTH
+    weights = sum(out * k * count for (out, k), count in whole.product_shapes(config).items())
+    part = 3 * 2 * rows * weights / whole.training_work(config).flops
+    assert 0.98 < part < 0.99
+
+
 def test_traffic_is_what_adam_reads_and_writes():
     """Peso, gradiente e due medie letti; peso e due medie scritti; quattro byte ciascuno."""
     weights = sum(parameter.numel() for parameter in Transformer(SMALL).parameters())
