@@ -121,7 +121,7 @@ WIDTHS = {"": 1, ".64": 2, ".128": 4}
 """Parole per corsia di una lettura o di una scrittura, e di quanti registri si tratta."""
 
 HMMA = "HMMA.16816.F32.BF16"
-"""D = A·B + C su tessere 16 × 16 e 16 × 8 di BF16, con C e D in FP32: 4, 2, 4 e 4 registri."""
+"""D = A·B + C su piastrelle 16 × 16 e 16 × 8 di BF16, con C e D in FP32: 4, 2, 4 e 4 registri."""
 
 OPCODES = {
     **{name: Opcode(it.unit, it.signature) for name, it in ARITHMETIC.items()},
@@ -373,7 +373,7 @@ def _operand(program: Program, line: int, kind: str, text: str) -> Operand:
             value = _value(program, kind, text)
             found = None if value is None else Operand(kind, value)
     if found is None:
-        raise ProgramError.at(line, f"operando «{text}»: atteso {EXPECTED[kind]}")
+        raise ProgramError.at(line, f"operando «{text}»: ci vuole {EXPECTED[kind]}")
     return found
 
 

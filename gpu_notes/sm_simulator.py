@@ -40,7 +40,7 @@ from gpu_notes.sm_map import PARTITIONS, WARP
 from gpu_notes.tensor_core import FRAGMENTS
 
 FULL = (1 << WARP) - 1
-"""La maschera con tutte le corsie accese: un bit per corsia, la corsia 0 è il bit meno alto."""
+"""La maschera con tutte le corsie accese: un bit per corsia, la corsia 0 è il bit più basso."""
 
 
 @dataclass(frozen=True)
@@ -662,8 +662,8 @@ def timeline(result: Run, first: int = 0, last: int = 100) -> str:
     """La linea del tempo: una riga per warp, una colonna per ciclo.
 
     Una lettera è un'emissione: i intero, f FP32, s SFU, m memoria, T Tensor Core, c controllo. Un
-    punto è un ciclo in cui il warp aspetta un dato, un trattino uno in cui è pronto ma tocca a un
-    altro o l'unità è occupata, una barra uno alla barriera.
+    punto è un ciclo in cui il warp aspetta un dato, o che un salto si compia; un trattino, uno in
+    cui è pronto ma tocca a un altro o l'unità è occupata; una barra, uno alla barriera.
 
     Argomenti:
         result: un'esecuzione.

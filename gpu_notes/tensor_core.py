@@ -287,7 +287,7 @@ BY_HAND = Question(
         ),
         "un ciclo su FP16": Verdict(
             False,
-            "HFMA2 è aritmetica dei CUDA core",
+            "HFMA2 è una FMA per corsia, su due numeri, non un prodotto di matrici",
             ("matmul_half.sm_80", "matmul_half.sm_90", "matmul_half.sm_120"),
         ),
         "mma, wgmma o tcgen05": Verdict(

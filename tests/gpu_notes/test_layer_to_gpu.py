@@ -30,7 +30,16 @@ from gpu_notes.layer_to_gpu import (
     waves,
     weight_bytes,
 )
-from gpu_notes.roofline import READER, Batch, Layer, crossing, encoder, from_gpu, time_limits
+from gpu_notes.roofline import (
+    READER,
+    Batch,
+    Layer,
+    crossing,
+    encoder,
+    from_gpu,
+    time_bound,
+    time_limits,
+)
 from gpu_notes.roofline import layer_works as works
 from gpu_notes.sm_map import A100, H200, knee
 from gpu_notes.tensor_core import mma, scatter
@@ -230,6 +239,15 @@ def test_ten_tokens_wait_for_memory_and_twenty_five_thousand_do_not() -> None:
             if work.name in ("QKV", "W_O", "Linear1", "Linear2"):
                 limits = time_limits(work, machine)
                 assert (limits["memoria"] > limits["aritmetica"]) is waits
+
+
+def test_tensor_cores_are_still_for_most_of_a_layer_of_ten_tokens() -> None:
+    """Le mma dello strato, al picco, prendono l'8 % del limite: per il 92 stanno ferme."""
+    machine = from_gpu(H200)
+    busy = total_mma(TEN) * 2 * 16 * 8 * 16 / machine.matrix_peak
+    kernels = [it for it in works(TEN, READER, fused=True) if it.name != "ReLU"]
+    whole = sum(time_bound(it, machine) for it in kernels)
+    assert 1 - busy / whole == pytest.approx(0.92, abs=0.005)
 
 
 def test_three_hundred_and_ten_tokens_reach_the_knee() -> None:

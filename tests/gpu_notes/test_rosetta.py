@@ -1,4 +1,4 @@
-"""Eq. (1) e (2) in cinque lingue: i riquadri della pagina compilati, i kernel interpretati."""
+"""Eq. (1) e (2) in cinque versioni: i riquadri della pagina compilati, i kernel interpretati."""
 
 import ctypes
 import math
