@@ -61,7 +61,7 @@ def encoder_decoder_attention(
 
     Argomenti:
         attention: l'attenzione a più teste del sotto-strato.
-        target: l'uscita dello strato precedente del decoder.
+        target: l'uscita del sotto-strato precedente, l'auto-attenzione del decoder.
         memory: l'uscita dell'encoder.
         source_mask: la maschera di padding della sorgente.
     """

@@ -410,13 +410,17 @@ def test_fortran_on_the_page(fortran, call_fortran):
 
 
 @pytest.mark.usefixtures("compile_fortran")
-def test_the_compiler_vectorises_only_independent_iterations(tmp_path):
-    """§1 ¶2: gfortran dichiara quali cicli ha vettorizzato: `alone` sì, `chain` no."""
+@pytest.mark.parametrize("licence", ["-O3", "-Ofast"])
+def test_the_compiler_vectorises_only_independent_iterations(licence, tmp_path):
+    """§1 ¶2: gfortran dichiara quali cicli ha vettorizzato: `alone` sì, `chain` no.
+
+    Nemmeno quando può spostare le parentesi.
+    """
     page = (ROOT / "paper_it" / f"{STEM}.md").read_text(encoding="utf-8")
     source = tmp_path / "page.f90"
     text = "\n".join(block.content for block in blocks(page) if block.language == "fortran")
     source.write_text(text, encoding="utf-8")
-    command = ["gfortran", "-std=f2018", "-O3", "-fopt-info-vec-optimized", "-c", str(source)]
+    command = ["gfortran", "-std=f2018", licence, "-fopt-info-vec-optimized", "-c", str(source)]
     done = subprocess.run(
         [*command, "-o", str(tmp_path / "page.o")], capture_output=True, text=True, check=True
     )

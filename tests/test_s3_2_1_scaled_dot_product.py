@@ -501,7 +501,7 @@ def mean_jacobian_norm(weights: Tensor) -> Tensor:
 
 
 def test_mean_jacobian_norm_is_not_the_witness_at_64():
-    """§3.2.1 ¶4: la norma media è maggiore *senza* la radice fino a 64, minore solo da 256."""
+    """§3.2.1 ¶4: la norma media è maggiore *senza* la radice a 64, minore a 256."""
     larger_without_the_root = [
         bool(mean_jacobian_norm(unscaled) > mean_jacobian_norm(scaled))
         for unscaled, scaled in map(rows_of_weights, (4, 16, 64, 256, 1024))

@@ -103,7 +103,7 @@ def test_loops_equal_torch():
     assert output == [pytest.approx(row, abs=1e-12) for row in expected.tolist()]
 
 
-def test_forbidden_pairs_are_not_read():
+def test_forbidden_pairs_weigh_nothing():
     """§3.2 ¶1: ogni query ha la sua riga di permessi; chi non ne ha nessuno riceve zeri."""
     query, key, value = random_problem()
     allowed = torch.tensor([[1, 0, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 0, 0, 0]]).bool()
