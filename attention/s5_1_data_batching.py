@@ -339,6 +339,12 @@ def token_type(vocabulary: Vocabulary) -> np.dtype[Any]:
     return np.min_scalar_type(len(vocabulary) - 1).newbyteorder("<")
 
 
+def to_disk(file: BinaryIO) -> None:
+    """Ciò che si è scritto sta sul disco, e non più in memoria: se non ci sta, è un errore."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """Un file da scrivere, che prende il suo nome solo quando è intero e sul disco.
@@ -349,8 +355,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     try:
         with partial.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            to_disk(file)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -398,11 +403,14 @@ class Track:
 def tracks(folder: Path, dtype: np.dtype[Any]) -> Iterator[list[Track]]:
     """Le due lingue da scrivere: i quattro file prendono il loro nome alla fine, uno dopo l'altro.
 
-    Un momento prima la cartella perde l'indice: da lì fino al nuovo non è un corpus.
+    Un momento prima, quando sono tutti sul disco, la cartella perde l'indice: da lì fino al nuovo
+    non è un corpus.
     """
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(writing(folder / name)) for name in FILES[:4]]
         yield [Track(files[i], files[i + 1], dtype) for i in (0, 2)]
+        for file in files:
+            to_disk(file)
         (folder / INDEX).unlink(missing_ok=True)
 
 

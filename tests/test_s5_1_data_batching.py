@@ -3,6 +3,7 @@
 import ctypes
 import dataclasses
 import functools
+import errno
 import gzip
 import itertools
 import json
@@ -752,6 +753,26 @@ def test_an_error_while_reading_leaves_the_old_corpus(files, write, tmp_path):
     broken = write("b.gz", gzip.compress(b"a\n" * 1000)[:-9])
     with pytest.raises(ValueError, match=r"^target: dato: .*b\.gz, che non si legge"):
         prepare(files[0], broken, folder, trained(), 64)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert len(Corpus(folder)) == 4
+
+
+@pytest.mark.parametrize("written", range(4))
+def test_a_full_disk_leaves_the_old_corpus(files, write, tmp_path, monkeypatch, written):
+    """§5.1 ¶1: lo spazio finisce mentre un file scende sul disco; il corpus di prima c'è ancora."""
+    folder = tmp_path / "corpus"
+    prepare(*files, folder, trained(), 64)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    calls = []
+
+    def full(number):
+        calls.append(number)
+        if len(calls) > written:
+            raise OSError(errno.ENOSPC, "spazio esaurito")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="spazio esaurito"):
+        prepare(write("s", ["nuovo"]), write("t", ["neu"]), folder, trained(), 64)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert len(Corpus(folder)) == 4
 
