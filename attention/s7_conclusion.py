@@ -152,7 +152,8 @@ def dependence(model: Transformer, n: int, m: int) -> Dependence:
 
     Gli ingressi sono vettori casuali al posto degli embedding, che stanno ciascuno nella sua
     posizione; le derivate sono quelle di ogni uscita lungo una direzione a caso. Una derivata
-    che è zero qui lo è esattamente; una che non lo è potrebbe annullarsi solo per coincidenza.
+    che è zero qui lo è esattamente. Una dipendenza che c'è la annulla solo una coincidenza, oppure
+    una ReLU spenta su questi ingressi, se passa soltanto da lì.
 
     Argomenti:
         model: il modello; si guarda com'è in uso, senza dropout.

@@ -239,7 +239,7 @@ def schedule(extra_info: dict[str, Any], steps: int) -> dict[str, Any]:
     }
 
 
-@pytest.mark.skipif(DEVICE == "cpu", reason="su CPU un passo da 25 000 token dura minuti")
+@pytest.mark.skipif(DEVICE == "cpu", reason="su CPU un passo da 25 000 token dura quasi un minuto")
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16], ids=str)
 @pytest.mark.benchmark(group="s5_2_training_25k", timer=clock)
