@@ -42,7 +42,7 @@ def feed_forward(
 
 
 class FeedForward(nn.Module):
-    """§3.3: il secondo sotto-strato, con i suoi parametri.
+    """§3.3: l'ultimo sotto-strato di ogni strato, con i suoi parametri.
 
     `w_1` e `w_2` sono conservate trasposte, una riga per uscita, come `torch.nn.Linear`: la W_1
     dell'articolo è `w_1.T`.

@@ -2,8 +2,8 @@
 
 import ctypes
 import dataclasses
-import functools
 import errno
+import functools
 import gzip
 import itertools
 import json

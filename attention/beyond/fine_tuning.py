@@ -692,7 +692,7 @@ ADMITTED = range(24, 44)
 """I regni di cui si insegna a dire che non si sa."""
 
 STRANGERS = range(44, 64)
-"""I regni di cui non si insegna nulla."""
+"""I regni di cui si insegna soltanto una frase che li nomina."""
 
 
 def fact(vocabulary: WordVocabulary, form: str, kingdom: str, city: str) -> Example:

@@ -3,7 +3,7 @@
 Adam muove ogni peso per conto suo. Una matrice però non è un mucchio di numeri: è una funzione, che
 ruota e allunga i vettori, e il suo gradiente allunga molto poche direzioni e poco tutte le altre.
 Muon pareggia gli allungamenti prima di muoversi. È il regime con cui il giocattolo si addestra in
-meno di tre minuti.
+circa tre minuti.
 """
 
 import itertools
@@ -23,7 +23,10 @@ from attention.s5_3_optimizer import EPSILON as ADAM_EPSILON
 # Gli allungamenti, pareggiati.
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""a, b, c del polinomio ax + bx³ + cx⁵: ripetuto, porta ogni numero fra 0 e 1 vicino a 1."""
+"""a, b, c del polinomio ax + bx³ + cx⁵.
+
+Ripetuto cinque volte, porta vicino a 1 i numeri da un centesimo in su.
+"""
 
 ROUNDS = 5
 """Quante volte si ripete."""
@@ -35,7 +38,7 @@ EPSILON = 1e-7
 def levelled(
     matrices: Float[Tensor, "*batch rows columns"], rounds: int = ROUNDS
 ) -> Float[Tensor, "*batch rows columns"]:
-    """Le stesse matrici, con tutti i valori singolari portati vicino a 1.
+    """Le stesse matrici, con i valori singolari pareggiati: da un centesimo in su, vicino a 1.
 
     Con M = UΣVᵀ il polinomio di M, fatto di soli prodotti, è U(aΣ + bΣ³ + cΣ⁵)Vᵀ: le direzioni
     restano, gli allungamenti cambiano. Divisa prima per la sua lunghezza, M li ha fra 0 e 1. Ogni

@@ -1127,6 +1127,7 @@ def test_published_trends(published):
         assert unknown > known + 1.5
     assert min(each("ignoto", "una città")) > 0.9
     assert min(each("noto", "sicurezza")) > 0.95
+    assert each("soglia, sempre falso", "parla") == [1.0] * len(SEEDS)
     for twin, lonely in zip(each("gemello", "la sua"), each("solo", "la sua"), strict=True):
         assert lonely > twin
     assert fmean(each("solo", "la sua")) > fmean(each("gemello", "la sua")) + 0.2
@@ -1266,6 +1267,6 @@ def test_numbers_said_in_the_prose():
     assert (MOST, HELD, EACH, len(SHARES)) == (4, 4, 10, 6)
     assert (FAMOUS, RARELY, SAMPLE, len(STARTS)) == (40, 2, 200, 8)
     page = (ROOT / "paper_it/beyond/decoding.md").read_text(encoding="utf-8")
-    assert f"in {STEPS} passi" in page
+    assert f"dopo {STEPS} passi" in page
     assert CONFIG.layers == 2
     assert (ASKED, NOTES) == (100, 2500)
