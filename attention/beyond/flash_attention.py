@@ -8,7 +8,7 @@ per una GPU e si interpreta su CPU.
 # mypy: disable-error-code="untyped-decorator"
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar, no_type_check
 
@@ -72,24 +72,35 @@ HOPPER: dict[str, Table] = {
 
 AMPERE: dict[str, Table] = {
     "forward": {
-        (64, False): (Tile(64, 64, 8, 2), Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)),
-        (64, True): (Tile(64, 64, 8, 2),),
-        (128, False): (Tile(64, 32, 8, 2),),
-        (128, True): (Tile(64, 32, 8, 2),),
+        (64, False): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(128, 128, 8, 2)),
+        (64, True): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
+        (128, False): (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)),
+        (128, True): (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)),
     },
     "backward": {
-        (64, False): (Tile(32, 64, 8, 1),),
+        (64, False): (Tile(32, 128, 8, 2),),
         (64, True): (Tile(32, 64, 8, 2),),
-        (128, False): (Tile(32, 32, 8, 1),),
-        (128, True): (Tile(32, 32, 8, 1),),
+        (128, False): (Tile(32, 64, 8, 2),),
+        (128, True): (Tile(32, 64, 8, 2),),
     },
 }
-"""Per le altre, che hanno meno memoria condivisa; e prima della 9 non c'è il TMA: gli indirizzi li
-tengono i thread, e i registri bastano per meno."""
+"""Per le altre, dove un risultato sta nei registri di chi lo calcola, e la memoria condivisa di
+un blocco arriva in alcune a 99 KiB."""
 
 LARGE = (9,)
 """Le compute capability per cui è `HOPPER`. La 10 ha altrettanta memoria condivisa, ma lì Triton
 tiene i risultati nella TMEM, che per le piastrelle più grandi non basta."""
+
+
+class DopeVector(NamedTuple):
+    """Un array come lo descrive un compilatore Fortran: dove comincia, i lati, i passi.
+
+    È ciò che resta di un descrittore del TMA dove il TMA non c'è: il kernel se ne fa uno per sé.
+    """
+
+    base: Tensor
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
 
 
 @triton.jit
@@ -112,6 +123,11 @@ def forward_kernel(
     width: tl.constexpr,
 ) -> None:
     """L'eq. (1) per una piastrella di query: un giro per ogni piastrella di key."""
+    if not isinstance(query, tl.tensor_descriptor):
+        query = tl.make_tensor_descriptor(*query, [1, 1, rows, width])
+        key = tl.make_tensor_descriptor(*key, [1, 1, columns, width])
+        value = tl.make_tensor_descriptor(*value, [1, 1, columns, width])
+        output = tl.make_tensor_descriptor(*output, [1, 1, rows, width])
     count = (m + rows - 1) // rows
     pair = tl.program_id(0) // count
     row = tl.program_id(0) % count * rows
@@ -166,6 +182,9 @@ def inner_kernel(
     width: tl.constexpr,
 ) -> None:
     """Per ogni query il prodotto scalare fra l'uscita e il suo gradiente."""
+    if not isinstance(output, tl.tensor_descriptor):
+        output = tl.make_tensor_descriptor(*output, [1, 1, rows, width])
+        grad = tl.make_tensor_descriptor(*grad, [1, 1, rows, width])
     count = (m + rows - 1) // rows
     pair = tl.program_id(0) // count
     row = tl.program_id(0) % count * rows
@@ -202,6 +221,15 @@ def backward_kernel(
     width: tl.constexpr,
 ) -> None:
     """I gradienti per una piastrella di key: un giro per ogni piastrella di query."""
+    if not isinstance(query, tl.tensor_descriptor):
+        query = tl.make_tensor_descriptor(*query, [1, 1, rows, width])
+        key = tl.make_tensor_descriptor(*key, [1, 1, columns, width])
+        value = tl.make_tensor_descriptor(*value, [1, 1, columns, width])
+        grad = tl.make_tensor_descriptor(*grad, [1, 1, rows, width])
+        logs = tl.make_tensor_descriptor(*logs, [1, rows])
+        inner = tl.make_tensor_descriptor(*inner, [1, rows])
+        grad_key = tl.make_tensor_descriptor(*grad_key, [1, 1, columns, width])
+        grad_value = tl.make_tensor_descriptor(*grad_value, [1, 1, columns, width])
     count = (n + columns - 1) // columns
     pair = tl.program_id(0) // count
     column = tl.program_id(0) % count * columns
@@ -257,19 +285,28 @@ def launch(kernel: Any, blocks: int, arguments: tuple[Any, ...], **constants: An
     kernel[(blocks,)](*arguments, **constants)
 
 
-def descriptor(tensor: Tensor, rows: int) -> TensorDescriptor:
-    """Un tensore [batch, teste, righe, d] come lo vede il TMA, a piastrelle di `rows` righe.
-
-    Oltre l'ultima riga una lettura dà zeri e una scrittura non lascia traccia.
-    """
-    return TensorDescriptor(
-        tensor, list(tensor.shape), list(tensor.stride()), [1, 1, rows, tensor.size(-1)]
-    )
+def has_tma(tensor: Tensor) -> bool:
+    """Se chi lavora su un tensore ha il TMA: le schede dalla 9.0 in poi, e l'interprete."""
+    return not tensor.is_cuda or torch.cuda.get_device_capability(tensor.device) >= (9, 0)
 
 
-def row_descriptor(tensor: Tensor, m: int, rows: int) -> TensorDescriptor:
+def described(
+    tensor: Tensor, shape: Sequence[int], strides: Sequence[int], block: list[int]
+) -> TensorDescriptor | DopeVector:
+    """Un array a blocchi: oltre i lati una lettura dà zeri, una scrittura non lascia traccia."""
+    if has_tma(tensor):
+        return TensorDescriptor(tensor, list(shape), list(strides), block)
+    return DopeVector(tensor, tuple(shape), tuple(strides))
+
+
+def descriptor(tensor: Tensor, rows: int) -> TensorDescriptor | DopeVector:
+    """Un tensore [batch, teste, righe, d], a piastrelle di `rows` righe."""
+    return described(tensor, tensor.shape, tensor.stride(), [1, 1, rows, tensor.size(-1)])
+
+
+def row_descriptor(tensor: Tensor, m: int, rows: int) -> TensorDescriptor | DopeVector:
     """I primi `m` numeri di ogni riga, a pezzi di `rows`."""
-    return TensorDescriptor(tensor, [len(tensor), m], [tensor.stride(0), 1], [1, rows])
+    return described(tensor, (len(tensor), m), (tensor.stride(0), 1), [1, rows])
 
 
 def constants(tile: Tile) -> dict[str, int]:

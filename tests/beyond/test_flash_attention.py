@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -286,6 +287,27 @@ def test_online_softmax_by_hand(flash, small):
     assert math.isclose(logs[0, 0].item(), 8 * math.log(8), rel_tol=1e-6)
 
 
+@pytest.mark.parametrize("causal", [False, True], ids=["intera", "causale"])
+@pytest.mark.parametrize("length", [1, 17, 65])
+def test_without_the_tma_the_numbers_are_the_same(length, causal, flash, small, monkeypatch):
+    """Il descrittore fatto dal kernel e quello ricevuto dicono la stessa cosa, bit per bit."""
+    small(16, 32)
+    tensors = [it.half() for it in problem(2, 3, length, length, 64)]
+    lengths = [length, -(-length // 2)]
+    expected = ours(flash, tensors, causal, lengths)
+    monkeypatch.setattr(flash, "has_tma", lambda tensor: False)
+    for result, wanted in zip(ours(flash, tensors, causal, lengths), expected, strict=True):
+        assert torch.equal(result, wanted)
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 9), (9, 0), (12, 0)])
+def test_the_tma_is_there_from_hopper_on(capability, flash, monkeypatch, our_own_errors):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    on_the_card = SimpleNamespace(is_cuda=True, device="scheda")
+    assert flash.has_tma(on_the_card) == (capability >= (9, 0))
+    assert flash.has_tma(torch.empty(1))
+
+
 def test_what_is_remembered_grows_with_the_length_and_not_its_square(flash, small):
     """Fra i tensori salvati non ce n'è uno di m × n numeri."""
     small(16, 16)
@@ -437,29 +459,57 @@ def test_the_fastest_tile_is_chosen_once_and_kept(flash, monkeypatch, our_own_er
 # Il codice macchina, senza una GPU
 
 
-def compiled(flash, name: str, width: int, causal: bool, tile, capability: int):
-    """Il listing di un kernel, e i byte di memoria condivisa; con le lunghezze."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+class Card:
+    """Una scheda che non c'è: quanto basta a Triton per compilare ciò che le si lancerebbe."""
+
+    def __init__(self, capability: int):
+        from triton.backends.compiler import GPUTarget
+
+        self.target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self):
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@pytest.fixture
+def compiled(flash, monkeypatch, tmp_path):
+    """Il codice macchina di un kernel con gli argomenti che riceve davvero, per una scheda."""
+    from triton import JITFunction
+    from triton.runtime import driver
 
     from gpu_notes.sass_listing import disassemble
 
-    kernel = getattr(flash, f"{name}_kernel")
-    query, key = (f"tensordesc<bf16[1, 1, {side}, {width}]>" for side in tile[:2])
-    logs = "*fp32" if name == "forward" else f"tensordesc<fp32[1, {tile.rows}]>"
-    types = dict.fromkeys(("query", "output", "grad"), query) | {"inner": logs, "logs": logs}
-    types |= dict.fromkeys(("key", "value", "grad_key", "grad_value"), key)
-    types |= {"grad_query": "*fp32", "lengths": "*i64", "scale": "fp32", "root": "fp32"}
-    constants = {"causal": causal, "width": width, "rows": tile.rows, "columns": tile.columns}
-    signature = {it: types.get(it, "i32") for it in kernel.arg_names}
-    signature |= dict.fromkeys(constants, "constexpr")
-    pointers = [i for i, it in enumerate(signature.values()) if it.startswith("*")]
-    aligned = {(i,): [["tt.divisibility", 16]] for i in pointers}
-    source = ASTSource(kernel, signature, constants, aligned)
-    options = {"num_warps": tile.warps, "num_stages": tile.stages}
-    binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    return disassemble(binary.asm["cubin"]), binary.metadata.shared
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    programs: list = []
+
+    def launch(kernel, blocks, arguments, **constants):
+        whole = JITFunction(kernel.fn)
+        programs.append(whole.warmup(*arguments, grid=(blocks,), **constants))
+
+    def compile_for(capability: int, name: str, width: int, causal: bool, tile, n: int = 1024):
+        """Il listato, e i byte di memoria condivisa; con le lunghezze."""
+        monkeypatch.setattr(driver, "_active", Card(capability))
+        monkeypatch.setattr(flash, "launch", launch)
+        monkeypatch.setattr(flash, "has_tma", lambda tensor: capability >= 90)
+        query, key, value, grad = torch.empty(4, 2, 3, n, width, dtype=torch.bfloat16)
+        lengths, logs = torch.tensor([n, 1]), torch.empty(6, -(-n // 4) * 4)
+        if name == "forward":
+            flash.forward(query, key, value, lengths, causal, tile)
+        elif name == "inner":
+            flash.inner_products(query, grad, logs)
+        else:
+            several = (query, key, value, grad, logs, torch.empty_like(logs))
+            flash.backward(*several, lengths, causal, tile)
+        program = programs.pop()
+        return disassemble(program.asm["cubin"]), program.metadata.shared
+
+    return compile_for
 
 
 def every_case() -> list:
@@ -479,13 +529,12 @@ def every_case() -> list:
 
 @pytest.mark.parametrize(("name", "width", "causal", "tile", "capability"), every_case())
 def test_machine_code_uses_the_tensor_cores_and_spills_nothing(
-    name, width, causal, tile, capability, flash, tmp_path, monkeypatch
+    name, width, causal, tile, capability, compiled
 ):
     """HGMMA su Hopper, UTCHMMA o HMMA sulla B200, HMMA altrove; niente pila, nulla di versato."""
     from gpu_notes.sass_listing import census, parse
 
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    listing, shared = compiled(flash, name, width, causal, tile, capability)
+    listing, shared = compiled(capability, name, width, causal, tile)
     registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", listing).groups())
     (instructions,) = parse(listing).values()
     count = census(instructions)
@@ -495,7 +544,6 @@ def test_machine_code_uses_the_tensor_cores_and_spills_nothing(
     if capability == 90:
         assert count["HGMMA"] == products
         assert count["HMMA"] == 0
-        assert count["UTMALDG"] > 0
         assert shared <= 227 * 1024
     elif capability == 100:
         assert count["UTCHMMA"] + count["HMMA"] > 0
@@ -505,32 +553,44 @@ def test_machine_code_uses_the_tensor_cores_and_spills_nothing(
         assert count["HGMMA"] == 0
         assert count["HMMA"] >= 32
         assert shared <= 99 * 1024
+    assert (count["UTMALDG"] > 0) == (capability >= 90)
     assert count["MUFU"] >= tile.rows * tile.columns // (32 * tile.warps)
     assert any(re.fullmatch("REDG?", it) for it in count) == (name == "backward")
 
 
-def test_before_hopper_numbers_are_read_two_bytes_at_a_time(flash, tmp_path, monkeypatch):
-    """Su sm_80 nessuna copia asincrona; con più o meno `stages` il programma è lo stesso."""
+@pytest.mark.parametrize("n", [1, 100, 1024])
+@pytest.mark.parametrize("name", ["forward", "inner", "backward"])
+def test_before_hopper_numbers_are_read_sixteen_bytes_at_a_time(name, n, compiled, flash):
+    """Su sm_80, qualunque sia la lunghezza: il kernel sa che le righe sono allineate."""
+    from gpu_notes.sass_listing import parse
+
+    listing, _ = compiled(80, name, 64, False, flash.Tile(32, 64, 8, 2), n)
+    (instructions,) = parse(listing).values()
+    accesses = [it for it in instructions if it.opcode in ("LDG", "LDGSTS", "STG")]
+    assert any("128" in it.modifiers for it in accesses)
+    assert not any("U16" in it.modifiers for it in accesses)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("forward", [0, 8, 12]), ("backward", [0, 0, 0])])
+def test_before_hopper_the_next_tiles_travel_while_this_one_is_multiplied(
+    name, expected, compiled, flash
+):
+    """Su sm_80, in avanti, le copie asincrone; all'indietro `stages` non cambia nulla."""
     from gpu_notes.sass_listing import census, parse
 
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    counts = []
-    for stages in (1, 2):
-        listing, _ = compiled(flash, "forward", 64, False, flash.Tile(64, 64, 8, stages), 80)
+    copies = []
+    for stages in (1, 2, 3):
+        listing, _ = compiled(80, name, 64, False, flash.Tile(64, 64, 4, stages))
         (instructions,) = parse(listing).values()
-        reads = [it for it in instructions if it.opcode == "LDG" and "128" not in it.modifiers]
-        assert sum("U16" in it.modifiers for it in reads) >= 48
-        counts.append(census(instructions))
-    assert counts[0] == counts[1]
-    assert counts[0]["LDGSTS"] == 0
+        copies.append(census(instructions)["LDGSTS"])
+    assert copies == expected
 
 
-def test_one_turn_is_what_the_page_says(flash, tmp_path, monkeypatch):
+def test_one_turn_is_what_the_page_says(compiled, flash):
     """64 query per 128 key, d_k = 64: 4 + 8 HGMMA, 64 + 2 esponenziali, 8 SHFL, e le copie."""
     from gpu_notes.sass_listing import census, parse
 
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    listing, _ = compiled(flash, "forward", 64, False, flash.Tile(64, 128, 4, 2), 90)
+    listing, _ = compiled(90, "forward", 64, False, flash.Tile(64, 128, 4, 2))
     (instructions,) = parse(listing).values()
     count = census(instructions, full=True)
     assert count["HGMMA.64x128x16.F32.BF16"] == 4
