@@ -44,7 +44,10 @@ Logits = Callable[[Tensor, Tensor], Tensor]
 
 
 def base(vocabulary: int) -> TransformerConfig:
-    """Il modello base con un altro vocabolario, e i termini costanti che gli altri hanno sempre."""
+    """Il modello base con un altro vocabolario.
+
+    I termini costanti, che gli altri hanno sempre, qui non ci sono: negli altri partono da zero.
+    """
     return dataclasses.replace(BASE, vocabulary=vocabulary)
 
 
@@ -128,7 +131,10 @@ def training_step(
 
 
 class TorchModel(nn.Module):
-    """`torch.nn.Transformer` con ciò che gli manca: embedding condivisi e posizioni."""
+    """`torch.nn.Transformer` con ciò che gli manca: embedding condivisi e posizioni.
+
+    E senza ciò che ha in più: un dropout sui pesi dell'attenzione e uno dopo la ReLU.
+    """
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -142,6 +148,11 @@ class TorchModel(nn.Module):
             batch_first=True,
         )
         self.transformer.encoder.norm = self.transformer.decoder.norm = None
+        for layer in (*self.transformer.encoder.layers, *self.transformer.decoder.layers):
+            layer.dropout.p = 0.0
+        for module in self.transformer.modules():
+            if isinstance(module, nn.MultiheadAttention):
+                module.dropout = 0.0
         self.register_buffer("positions", sinusoids(512, config.d_model).float())
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:

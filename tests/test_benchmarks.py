@@ -6,6 +6,7 @@ Nessun test cronometra: i tempi sono misure, e stanno in `benchmarks/results/`.
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from attention import (
@@ -147,6 +148,30 @@ def test_contestants_of_training_have_the_same_loss():
     assert first == pytest.approx([first[0]] * len(first), rel=1e-5)
     assert second[1] == pytest.approx(second[0], rel=1e-5)
     assert second[0] < first[0]
+
+
+class Draws(TorchDispatchMode):
+    """Conta i numeri a caso che i dropout estraggono."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        output = operation(*args, **(kwargs or {}))
+        if operation.overloadpacket.__name__ in ("bernoulli_", "native_dropout"):
+            self.count += args[0].numel()
+        return output
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_contestants_of_training_drop_the_same_numbers():
+    """Gli altri azzerano soltanto le somme e gli embedding, come dice §5.4, e come noi."""
+    config = small_model(dropout=0.1)
+    per_position = config.d_model * (2 + (2 + 3) * config.layers)
+    for name, run in model.steps(config, torch.float32).items():
+        if not name.startswith("Transformer"):
+            with Draws() as draws:
+                run()
+            assert draws.count == model.BATCH * model.LENGTH * per_position, name
 
 
 @torch.no_grad()
