@@ -40,7 +40,7 @@ def test_short_calls_were_waiting_in_the_first_session(before, after):
 
 def test_the_second_session_is_steady(before, after):
     shared = {key: it for key, it in after.items() if key in before}
-    assert statistics.median(spread(before, shared)) > 0.25
+    assert statistics.median(spread(before, shared)) == pytest.approx(0.30, abs=0.005)
     second = spread(after, shared)
     assert statistics.median(second) < 0.025
     assert sum(it < 0.07 for it in second) > 0.9 * len(second)
