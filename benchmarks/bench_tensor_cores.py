@@ -405,7 +405,7 @@ def test_our_product(contest, benchmark, ceilings):
     """Un prodotto che abbiamo scritto noi: qui gli indizi sono cinque."""
     x, w = operands(*OURS)
     runs, (m, k, n) = our_runs(x, w), OURS
-    contest(runs, next(iter(runs)), work(*OURS), formats=PRECISIONS)
+    contest(runs, next(iter(runs)), work(*OURS), formats=PRECISIONS, outside=runs)
     if benchmark.disabled:
         return
     proofs, kept = {}, (stored(x, "FP32"), stored(w, "FP32"))
@@ -445,7 +445,8 @@ def test_our_attention(contest, benchmark, ceilings):
     """L'attenzione fusa: la nostra, di cui si vede il codice, e quella di PyTorch."""
     heads = torch.randn(3, *HEADS, device=DEVICE).unbind()
     runs, declared = attention_runs(heads), attention_work(*HEADS)
-    contest(runs, SDPA, declared, formats=dict.fromkeys(runs, "BF16"))
+    formats = dict.fromkeys(runs, "BF16")
+    contest(runs, SDPA, declared, formats=formats, outside=[ATTENTION])
     if benchmark.disabled:
         return
     proofs = {}

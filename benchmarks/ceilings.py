@@ -122,7 +122,7 @@ def fastest_product(form: str) -> tuple[float, int]:
 
 def product(form: str, side: int) -> Run:
     """Il prodotto di due matrici quadrate di numeri a caso."""
-    a, b = torch.randn(2, side, side, device=DEVICE).to(FORMATS[form])
+    a, b = torch.randn(2, side, side, device=DEVICE, dtype=torch.float32).to(FORMATS[form])
     if form == "FP8":
         return lambda: scaled_product(a, b.T)
     return lambda: a @ b
@@ -148,7 +148,7 @@ def products_in(form: str) -> Iterator[None]:
 
 def copy_rate() -> float:
     """Byte al secondo, letti e scritti, copiando un blocco più grande di ogni cache."""
-    source = torch.randn(COPIED[DEVICE] // 4, device=DEVICE)
+    source = torch.randn(COPIED[DEVICE] // 4, device=DEVICE, dtype=torch.float32)
     target = torch.empty_like(source)
     return 2 * COPIED[DEVICE] / median(lambda: target.copy_(source))
 

@@ -1,10 +1,12 @@
 """I benchmark si eseguono con `pytest benchmarks`; qui la gara diventa una misura pubblicabile."""
 
+import gc
 import json
 import os
 import statistics
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,12 @@ from benchmarks.contest import (
     refuse_impossible_times,
     verdict,
 )
-from benchmarks.honest_data import Declared, refuse_degenerate_data
+from benchmarks.honest_data import (
+    Declared,
+    fp32_is_plain,
+    fp32_settings,
+    refuse_degenerate_data,
+)
 from benchmarks.provenance import PACKAGES, commit, installed, machine
 from benchmarks.stopwatch import clock, prepare
 
@@ -35,10 +42,11 @@ CEILING = "GEMM"
 """Il concorrente che fa da tetto."""
 
 PUBLISHED_STATS = (
-    *("min", "max", "mean", "stddev", "median", "iqr"),
+    *("min", "max", "mean", "stddev", "median", "iqr", "q1", "q3", "ld15iqr", "hd15iqr"),
     *("ops", "outliers", "rounds", "iterations"),
 )
-"""Le statistiche che si pubblicano, quante ne chiede `--benchmark-compare`; i singoli tempi no."""
+"""Le statistiche che si pubblicano: quante ne chiedono i confronti e gli istogrammi di
+pytest-benchmark. I singoli tempi no."""
 
 VERDICTS = pytest.StashKey[list[dict[str, Any]]]()
 """I verdetti della sessione, per il riassunto."""
@@ -50,6 +58,8 @@ CEILINGS = pytest.StashKey[Ceilings]()
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[VERDICTS] = []
     warnings.filterwarnings("default", category=PytestBenchmarkWarning)
+    for warning in ("pytest_benchmark.logger.PytestBenchmarkWarning", "pytest.PytestCacheWarning"):
+        config.addinivalue_line("filterwarnings", f"default::{warning}")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -73,22 +83,20 @@ def _inference() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _plain_fp32() -> None:
+def _plain_settings() -> None:
     """Prima di ogni gara, qualunque cosa abbia lasciato quella di prima."""
     plain_fp32()
+    torch.set_num_threads(machine()["threads"])
 
 
 def plain_fp32() -> None:
     """FP32 vuol dire FP32, qualunque cosa vogliano le variabili d'ambiente.
 
-    cuDNN farebbe in TF32 convoluzioni e ricorrenze, se può; cuBLAS i prodotti, se gli si è detto.
+    cuDNN farebbe in TF32 convoluzioni e ricorrenze, se può; cuBLAS e oneDNN farebbero i prodotti in
+    un tipo più corto, se glielo si è detto.
     Una variabile comanda più di ogni programma: con quella non si misura.
     """
-    for settings in (
-        torch.backends.cuda.matmul,
-        torch.backends.cudnn.conv,
-        torch.backends.cudnn.rnn,
-    ):
+    for settings in fp32_settings():
         settings.fp32_precision = "ieee"
     override = os.environ.get("NVIDIA_TF32_OVERRIDE", "0")
     require(override == "0", "NVIDIA_TF32_OVERRIDE", override, "0, o nulla")
@@ -124,7 +132,8 @@ def contest(
     Tutti i rapporti della misura sono fra mediane della stessa gara, il tetto compreso. Chi fa un
     lavoro diverso da quello dichiarato sta in `different`: di lui si pubblica il solo tempo. Chi
     moltiplica in un formato che il tipo dei numeri non dice sta in `formats`, con il suo nome. Chi
-    lavora fuori da PyTorch, dove non lo si vede, sta in `outside`.
+    lavora fuori da PyTorch, dove non lo si vede, sta in `outside`: un grafo registrato, un kernel
+    di Triton, un altro programma.
     """
 
     def hold(
@@ -137,11 +146,18 @@ def contest(
     ) -> None:
         timer = benchmark._timer
         require(timer is clock, "timer", timer, "benchmarks.stopwatch.clock, che aspetta la GPU")
+        check_names(contestants, different=different, formats=formats or {}, outside=outside)
 
         def observe() -> None:
             for name, run in contestants.items():
-                form = FORMATS[formats[name]] if formats and name in formats else dtype
-                declared = Declared(work.flops, form, name in outside)
+                form = (formats or {}).get(name)
+                declared = Declared(
+                    flops=work.flops,
+                    numbers=work.numbers,
+                    dtype=FORMATS[form] if form else dtype,
+                    shortened=form in ("TF32", "BF16"),
+                    outside=name in outside,
+                )
                 refuse_degenerate_data(name, run, name not in different, declared)
 
         observe()
@@ -158,11 +174,13 @@ def contest(
             turns.play()
             prepare(ours)
 
-        rounds = turns.trial(ours)
-        benchmark.pedantic(ours, setup=before_ours, rounds=rounds)
+        with few_collections():
+            rounds = turns.trial(ours)
+            benchmark.pedantic(ours, setup=before_ours, rounds=rounds)
         observe()
-        precision = torch.backends.cuda.matmul.fp32_precision
-        require(precision == "ieee", "fp32_precision", precision, "ieee, come prima della gara")
+        threads = torch.get_num_threads()
+        require(threads == machine()["threads"], "threads", threads, "quanti prima della gara")
+        require(fp32_is_plain(), "fp32_precision", "cambiata", "ieee, come prima della gara")
         times = {name: benchmark.stats.stats.data, **turns.times}
         timings = {name: Timing.of(times) for name, times in times.items()}
         ceiling = timings.pop(CEILING)
@@ -174,7 +192,39 @@ def contest(
         benchmark.extra_info.update(found)
         pytestconfig.stash[VERDICTS].append({"group": benchmark.group, **found})
 
-    return hold
+    def hold_or_forget(*given: Any, **named: Any) -> None:
+        try:
+            hold(*given, **named)
+        except BaseException:
+            benchmark.has_error = True  # una gara a metà non ha misure da scrivere
+            raise
+
+    return hold_or_forget
+
+
+def check_names(contestants: Mapping[str, Run], **named: Collection[str]) -> None:
+    """Ogni nome è di un concorrente, e nessun concorrente prende quello del tetto."""
+    require(CEILING not in contestants, "contestants", CEILING, "un nome diverso dal tetto")
+    for argument, names in named.items():
+        plain = not isinstance(names, str)
+        require(plain, argument, repr(names), "più nomi, in una lista o un insieme", TypeError)
+        unknown = ", ".join(sorted({*names} - {*contestants}))
+        require(not unknown, argument, unknown, f"nomi fra {', '.join(contestants)}")
+
+
+@contextmanager
+def few_collections() -> Iterator[None]:
+    """Dentro, chi raccoglie la memoria guarda soltanto gli oggetti nati durante la gara.
+
+    Se no attraverserebbe a intervalli tutti quelli del programma, e il conto toccherebbe sempre
+    allo stesso concorrente.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
@@ -197,6 +247,8 @@ def pytest_benchmark_update_json(
     output_json["benchmarks"] = [
         {
             **{name: entry[name] for name in ("group", "name", "fullname", "extra_info")},
+            "param": entry["param"],
+            "params": entry["params"] and {k: str(it) for k, it in entry["params"].items()},
             "stats": {name: entry["stats"][name] for name in PUBLISHED_STATS},
         }
         for entry in output_json["benchmarks"]
@@ -237,10 +289,12 @@ def write(target: Path, found: dict[str, Any]) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """A misura finita il file è quello chiesto, e il parziale non serve più."""
+    """A misura finita il file chiesto è il più recente, e il parziale non serve più."""
     partial = partial_file(config)
-    if partial and partial.exists() and partial.with_suffix("").stat().st_size:
-        partial.unlink()
+    if partial and partial.exists():
+        whole = partial.with_suffix("")
+        if whole.exists() and whole.stat().st_mtime_ns >= partial.stat().st_mtime_ns:
+            partial.unlink()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

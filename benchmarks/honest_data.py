@@ -4,8 +4,9 @@ Su una GPU moltiplicare zeri consuma meno, e la frequenza resta più alta: lo st
 andare più in fretta. Prima della misura ogni concorrente gioca due volte osservato.
 """
 
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,33 +14,37 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import (
+    flop_registry,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
 
 from benchmarks.stopwatch import DEVICE, Run
 
-PRODUCTS = {
-    "mm",
-    "addmm",
-    "mv",
-    "addmv",
-    "bmm",
-    "baddbmm",
-    "_scaled_mm",
-    "convolution",
+FUSED = {
     "mkldnn_rnn_layer",
     "_cudnn_rnn",
-    "_linear_pointwise",
     "_transformer_encoder_layer_fwd",
     "_native_multi_head_attention",
-    "_scaled_dot_product_flash_attention",
-    "_scaled_dot_product_flash_attention_for_cpu",
-    "_scaled_dot_product_efficient_attention",
-    "_scaled_dot_product_cudnn_attention",
 }
-"""Le operazioni di cui si guardano gli operandi: prodotti, convoluzioni, strati fusi.
+"""Gli strati fusi, di cui PyTorch non conta i conti; per nome, perché non ogni PyTorch li ha."""
 
-Si riconoscono dal nome, perché non ogni PyTorch le ha tutte.
-"""
+COUNTS: dict[str, Callable[..., int]] = {
+    "mv": lambda output, matrix, *_: 2 * matrix.numel(),
+    "addmv": lambda output, start, matrix, *_: 2 * matrix.numel(),
+    "_linear_pointwise": lambda output, x, *_: 2 * x.numel() * output.size(-1),
+    "_scaled_dot_product_flash_attention_for_cpu": (
+        lambda output, *tensors: sdpa_flop_count(*(it.shape for it in tensors[:3]))
+    ),
+    "_scaled_dot_product_flash_attention_for_cpu_backward": (
+        lambda output, *tensors: sdpa_backward_flop_count(*(it.shape for it in tensors[:4]))
+    ),
+}
+"""I conti dei prodotti che PyTorch non conta, dall'uscita e dagli operandi."""
+
+INTEGERS = re.compile(r"^quantized|_int_mm|_weight_int")
+"""I prodotti fra interi, che stanno al posto di quelli fra numeri: qui nessuno li dichiara."""
 
 SAMPLE = 1024
 """Quanti numeri di una matrice si guardano, al più."""
@@ -49,6 +54,9 @@ LOOKS = 64
 
 LEAST = 0.95
 """Quale parte dei conti dichiarati devono fare almeno i prodotti: un riordino risparmia poco."""
+
+MOVED = 0.75
+"""Quale parte dei numeri dichiarati deve almeno passare per le operazioni."""
 
 SAME = 0.9
 """Quando tanti numeri su uno sono uguali, la matrice è come costante; la ReLU ne azzera metà."""
@@ -63,19 +71,24 @@ class Watcher(TorchDispatchMode):
 
     Attributi:
         operations: quante operazioni di PyTorch.
-        products: quante fra quelle di `PRODUCTS`.
-        flops, uncounted: i conti dei prodotti, e quanti prodotti PyTorch non sa contare.
-        types: i tipi degli operandi.
+        products: quanti prodotti, convoluzioni, strati fusi.
+        flops, uncounted: i loro conti, e di quanti non si sanno fare.
+        moved: quanti numeri entrano ed escono dalle operazioni, viste escluse.
+        types: i tipi degli operandi dei prodotti; poi anche delle uscite.
+        shortened: se un prodotto fra numeri FP32 poteva accorciarli.
         numbers, constant: quanti numeri ha l'operando più grande di ogni prodotto, in tutto, e di
             quelli con un operando come costante; si contano se si guarda da vicino.
-        elsewhere: quante operazioni su un altro dispositivo, o su un altro stream.
+        elsewhere: quante operazioni su un altro stream, e quanti prodotti su un altro dispositivo.
     """
+
+    supports_higher_order_operators = True
 
     def __init__(self, closely: bool) -> None:
         super().__init__()
-        self.here, self.closely = place(), closely
+        self.here, self.device, self.closely = place(), device(), closely
         self.operations = self.products = self.numbers = self.constant = self.elsewhere = 0
-        self.flops = self.uncounted = 0
+        self.flops = self.uncounted = self.moved = 0
+        self.shortened = False
         self.types: set[torch.dtype] = set()
         self.looks: Counter[Any] = Counter()
 
@@ -84,17 +97,26 @@ class Watcher(TorchDispatchMode):
     ) -> Any:
         self.operations += 1
         self.elsewhere += place() != self.here
-        if operation.overloadpacket.__name__ in PRODUCTS:
-            self.products += 1
-            if self.closely:
-                self.look(list(matrices(args)))
+        product = is_product(operation)
+        if product:
+            self.examine(operation, list(operands(operation, args)))
         output = operation(*args, **(kwargs or {}))
-        if count := flop_registry.get(operation.overloadpacket):
-            self.flops += count(*args, **(kwargs or {}), out_val=output)
-            self.types |= {matrix.dtype for matrix in matrices(args)}
-        elif operation.overloadpacket.__name__ in PRODUCTS:
-            self.uncounted += 1
+        self.moved += moved(operation, args, output)
+        if product:
+            count = flops_of(operation, args, kwargs or {}, output)
+            self.uncounted += count is None
+            self.flops += count or 0
         return output
+
+    def examine(self, operation: Any, matrices: list[Tensor]) -> None:
+        """Un prodotto prima che si faccia: dove, in quale tipo e, da vicino, su quali numeri."""
+        self.products += 1
+        self.elsewhere += any(it.device != self.device for it in matrices)
+        types = {torch.int8 if INTEGERS.search(str(operation)) else it.dtype for it in matrices}
+        self.shortened |= torch.float32 in types and not fp32_is_plain()
+        self.types |= types
+        if self.closely:
+            self.look(matrices)
 
     def look(self, operands: list[Tensor]) -> None:
         """Gli operandi di un prodotto, un campione ciascuno; di forme già viste, fino a `LOOKS`."""
@@ -114,16 +136,61 @@ def place() -> Any:
     return torch.cuda.current_device(), torch.cuda.current_stream()
 
 
-def matrices(arguments: Any) -> Iterator[Tensor]:
+def device() -> torch.device:
+    """Dove devono stare gli operandi."""
+    return torch.device(DEVICE, torch.cuda.current_device() if DEVICE == "cuda" else None)
+
+
+def fp32_settings() -> tuple[Any, ...]:
+    """Chi decide come si moltiplica in FP32: cuBLAS, cuDNN, oneDNN."""
+    backends = torch.backends
+    on_gpu = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    return *on_gpu, backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn
+
+
+def fp32_is_plain() -> bool:
+    """Vero se i prodotti in FP32 si fanno in FP32, senza accorciare gli operandi."""
+    return all(it.fp32_precision == "ieee" for it in fp32_settings())
+
+
+def is_product(operation: Any) -> bool:
+    """Vero per prodotti, convoluzioni, strati fusi."""
+    name = operation.overloadpacket.__name__
+    known = operation.overloadpacket in flop_registry or name in COUNTS or name in FUSED
+    return known or bool(INTEGERS.search(str(operation)))
+
+
+def flops_of(operation: Any, args: Any, kwargs: Any, output: Any) -> int | None:
+    """I conti di un prodotto; niente, se non si sanno fare."""
+    name = operation.overloadpacket.__name__
+    if name in COUNTS:
+        return COUNTS[name](output, *args)
+    count = flop_registry.get(operation.overloadpacket)
+    try:
+        return count and count(*args, **kwargs, out_val=output)
+    except TypeError:  # una forma che il conteggio di PyTorch non prevede
+        return None
+
+
+def operands(operation: Any, args: Any) -> Iterator[Tensor]:
     """Gli operandi, fra i primi tre argomenti: dopo vengono le maschere.
 
-    Hanno almeno due dimensioni: i termini costanti possono essere zero. In un pacco di oneDNN non
-    si guarda.
+    Ciò a cui si somma non è un operando, e può essere zero. Hanno almeno due dimensioni. In un
+    pacco di oneDNN non si guarda.
     """
-    for argument in arguments[:3]:
+    adds = operation.overloadpacket.__name__ in ("addmm", "addmv", "baddbmm")
+    for argument in args[adds:3]:
         plain = isinstance(argument, Tensor) and argument.layout == torch.strided
         if plain and argument.dim() >= 2 and argument.numel() > 1:
             yield argument
+
+
+def moved(operation: Any, args: Any, output: Any) -> int:
+    """Quanti numeri entrano ed escono da un'operazione; da una vista, nessuno."""
+    aliases = [it.alias_info for it in operation._schema.returns]
+    if any(it is not None and not it.is_write for it in aliases):
+        return 0
+    return sum(it.numel() for it in tree_leaves((args, output)) if isinstance(it, Tensor))
 
 
 def is_constant(matrix: Tensor) -> bool:
@@ -150,18 +217,27 @@ def sampled(matrix: Tensor) -> Tensor:
     return matrix[tuple(slice(None, None, -(-size // side)) for size in matrix.shape)]
 
 
+def floating(output: Any) -> list[Tensor]:
+    """I tensori di numeri con la virgola di un'uscita, se stanno in memoria come i soliti."""
+    tensors = [it for it in tree_leaves(output) if isinstance(it, Tensor)]
+    dense = [it for it in tensors if it.layout == torch.strided and not it.is_nested]
+    return [it.detach() for it in dense if it.is_floating_point()]
+
+
 def is_flat(output: Any) -> bool:
     """Vero se ogni matrice dell'uscita ha righe tutte uguali, come chi ha ingressi o pesi nulli.
 
     Vede anche ciò che si fa dentro un kernel solo, dove gli operandi non passano da PyTorch.
     """
-    tensors = [it for it in tree_leaves(output) if isinstance(it, Tensor)]
-    found = [it.detach().float() for it in tensors if it.is_floating_point() and it.dim() > 1]
-    tall = [rows for rows in found if rows.size(-2) > 1]
-    return bool(tall) and all(
-        torch.allclose(rows, rows[..., :1, :].expand_as(rows), rtol=1e-4, equal_nan=True)
-        for rows in tall
-    )
+    tall = [it for it in floating(output) if it.dim() > 1 and it.size(-2) > 1]
+    return bool(tall) and all(same_rows(sampled(it)) and same_rows(it) for it in tall)
+
+
+def same_rows(matrix: Tensor) -> bool:
+    """Vero se le righe differiscono di meno di un decimillesimo."""
+    rows = matrix.float()
+    first = rows[..., :1, :].expand_as(rows)
+    return torch.allclose(rows, first, rtol=1e-4, atol=0.0, equal_nan=True)
 
 
 @dataclass(frozen=True)
@@ -170,12 +246,16 @@ class Declared:
 
     Argomenti:
         flops: quanti conti, nei prodotti; 0 se non ne fa.
+        numbers: quanti numeri entrano ed escono almeno.
         dtype: in quale tipo moltiplica; niente, se non lo dice.
+        shortened: vero se prima di moltiplicare accorcia i numeri FP32.
         outside: vero se lavora fuori da PyTorch, in un grafo registrato o in un altro programma.
     """
 
     flops: int = 0
+    numbers: int = 0
     dtype: torch.dtype | None = None
+    shortened: bool = False
     outside: bool = False
 
 
@@ -210,8 +290,10 @@ def refuse_degenerate_data(
         refuse(name, "la maggior parte dei prodotti ha un operando costante", expected)
     if same and is_flat(output):
         refuse(name, "le righe dell'uscita sono tutte uguali", expected)
+    seen.types |= {it.dtype for it in floating(output)}
     idle = seen.operations > 0 and again.operations == 0
-    if idle or again.products < seen.products:
+    enough = declared and not again.uncounted and again.flops >= LEAST * declared.flops > 0
+    if idle or (again.products < seen.products and not enough):
         refuse(name, "la seconda chiamata lavora meno della prima", "lo stesso lavoro ogni volta")
     if same and declared:
         refuse_less_work(name, seen, declared)
@@ -224,16 +306,19 @@ def refuse_degenerate_data(
 def refuse_less_work(name: str, seen: Watcher, declared: Declared) -> None:
     """Il lavoro visto è almeno quello dichiarato, nel tipo dichiarato.
 
-    I conti si confrontano se PyTorch sa contare ogni prodotto che si è visto.
+    I conti si confrontano se si sanno fare di ogni prodotto che si è visto.
     """
-    if seen.operations == 0 and not declared.outside:
-        refuse(name, "nessuna operazione", "un lavoro, non un risultato già pronto")
+    if not declared.outside and seen.moved < MOVED * declared.numbers:
+        expected = f"almeno i tre quarti dei {declared.numbers} dichiarati"
+        refuse(name, f"{seen.moved} numeri letti e scritti", expected)
     countable = seen.products and not seen.uncounted
     if countable and seen.flops < LEAST * declared.flops:
         refuse(name, f"{seen.flops} conti nei prodotti", f"almeno i {declared.flops} dichiarati")
     if declared.dtype and any(it.itemsize < declared.dtype.itemsize for it in seen.types):
         short = ", ".join(sorted(str(it) for it in seen.types))
         refuse(name, f"prodotti in {short}", f"in {declared.dtype}, il tipo dichiarato")
+    if seen.shortened and not declared.shortened:
+        refuse(name, "prodotti che accorciano i numeri FP32", "un formato dichiarato")
 
 
 def refuse(name: str, given: str, expected: str) -> None:

@@ -61,14 +61,20 @@ def groups_of(session: dict) -> set[str]:
 def measure(options: list[str]) -> int:
     """Esegue i benchmark e ne scrive il risultato in `MEASURED`; torna il loro esito."""
     MEASURED.parent.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "pytest", "benchmarks", f"--benchmark-json={MEASURED}"]
+    partial = MEASURED.with_name(f"{MEASURED.name}.parziale")
+    for file in (MEASURED, partial):
+        file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", "benchmarks", *options]
     try:
-        outcome = subprocess.call([*command, *options], cwd=ROOT)
+        outcome = subprocess.call([*command, f"--benchmark-json={MEASURED}"], cwd=ROOT)
     except KeyboardInterrupt:
         outcome = 1
-    partial = MEASURED.with_name(f"{MEASURED.name}.parziale")
-    if outcome and partial.exists():
-        print(f"Misura non finita. Le gare già fatte sono in {partial.relative_to(ROOT)}")
+    if not MEASURED.exists() and not partial.exists():
+        print("Nessuna gara misurata.")
+        return outcome or 1
+    found = partial if partial.exists() else MEASURED
+    if outcome:
+        print(f"Misura non finita. Le gare già fatte sono in {found.relative_to(ROOT)}")
     return outcome
 
 

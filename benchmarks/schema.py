@@ -283,6 +283,7 @@ STATS = Fields(
     },
     {
         **dict.fromkeys(("mean", "ops"), POSITIVE),
+        **dict.fromkeys(("q1", "q3", "ld15iqr", "hd15iqr"), POSITIVE),
         "stddev": NOT_NEGATIVE,
         "outliers": TEXT,
         "iterations": COUNT,
@@ -293,7 +294,7 @@ STATS = Fields(
 
 ENTRY = Fields(
     {"group": TEXT, "name": TEXT, "extra_info": CONTEST, "stats": STATS},
-    {"fullname": TEXT},
+    {"fullname": TEXT, "param": OrNull(TEXT), "params": OrNull(Each(TEXT))},
     closed=True,
 )
 """Una voce di pytest-benchmark, ridotta a ciò che si pubblica; i primi file hanno meno campi."""

@@ -77,7 +77,7 @@ clock: Callable[[], float] = EventTimer() if DEVICE == "cuda" else time.perf_cou
 @cache
 def sweep() -> Tensor:
     """Il blocco di memoria che si legge per svuotare la cache."""
-    return torch.ones(SWEEP // 4, device=DEVICE)
+    return torch.ones(SWEEP // 4, device=DEVICE, dtype=torch.float32)
 
 
 def empty_cache() -> None:

@@ -4,6 +4,8 @@ Dove c'è una GPU le prove si fanno su quella; dove non c'è, su una GPU finta, 
 l'orologio suo. Nessun test giudica quanto va veloce qualcosa.
 """
 
+import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -12,10 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from benchmarks import ceilings, contest, honest_data, stopwatch
 from benchmarks import conftest as bench_conftest
-from benchmarks.ceilings import Ceilings, recognized
+from benchmarks.ceilings import Ceilings, products_in, recognized
 from benchmarks.contest import (
     ImpossibleTimeError,
     Timing,
@@ -419,7 +422,7 @@ def test_a_matrix_that_repeats_one_row_or_column_is_refused():
 
 def test_less_work_than_declared_is_refused():
     a, b = matrix(8, 8), matrix(8, 8)
-    whole = honest_data.Declared(2 * 2 * 8**3, torch.float32)
+    whole = honest_data.Declared(2 * 2 * 8**3, dtype=torch.float32)
     refuse_degenerate_data("onesto", lambda: (a @ b) @ b, declared=whole)
     refuse_degenerate_data("altro lavoro", lambda: a @ b, same=False, declared=whole)
     with pytest.raises(DegenerateDataError, match="1024 conti nei prodotti; atteso: almeno i 2048"):
@@ -429,25 +432,115 @@ def test_less_work_than_declared_is_refused():
 def test_products_in_a_shorter_type_than_declared_are_refused():
     a, b = matrix(8, 8).bfloat16(), matrix(8, 8).bfloat16()
     for dtype in (torch.bfloat16, torch.float8_e4m3fn):
-        declared = honest_data.Declared(2 * 8**3, dtype)
+        declared = honest_data.Declared(2 * 8**3, dtype=dtype)
         refuse_degenerate_data("onesto", lambda: a @ b, declared=declared)
-    declared = honest_data.Declared(2 * 8**3, torch.float32)
-    with pytest.raises(DegenerateDataError, match=r"prodotti in torch\.bfloat16; atteso: in torch"):
-        refuse_degenerate_data("corto", lambda: a @ b, declared=declared)
+    declared = honest_data.Declared(1, dtype=torch.float32)
+    vector = matrix(8).bfloat16()
+    integers = (100 * matrix(32, 32)).to(torch.int8)
+    short = {
+        "prodotto": lambda: a @ b,
+        "per un vettore": lambda: a @ vector,
+        "attenzione": lambda: F.scaled_dot_product_attention(*[matrix(1, 8, 8).bfloat16()] * 3),
+        "interi": lambda: torch._int_mm(integers, integers),
+    }
+    for name, run in short.items():
+        with pytest.raises(DegenerateDataError, match=rf"«{name}»: dato: .*; atteso: in torch"):
+            refuse_degenerate_data(name, run, declared=declared)
+
+
+def test_results_in_a_shorter_type_than_declared_are_refused():
+    a, b = matrix(8, 8).bfloat16(), matrix(8, 8).bfloat16()
+    declared = honest_data.Declared(numbers=3 * 64, dtype=torch.float32)
+    with pytest.raises(DegenerateDataError, match=r"torch\.bfloat16; atteso: in torch\.float32"):
+        refuse_degenerate_data("corta", lambda: a + b, declared=declared)
+
+
+def test_products_that_shorten_their_operands_have_to_say_so():
+    """Il TF32 acceso dentro la chiamata, e spento prima che finisca."""
+    a, b = matrix(8, 8), matrix(8, 8)
+
+    def hidden():
+        with products_in("TF32"):
+            return a @ b
+
+    declared = honest_data.Declared(2 * 8**3, dtype=torch.float32)
+    with pytest.raises(DegenerateDataError, match="accorciano i numeri FP32"):
+        refuse_degenerate_data("di nascosto", hidden, declared=declared)
+    refuse_degenerate_data("onesto", lambda: a @ b, declared=declared)
+    said = dataclasses.replace(declared, shortened=True)
+    refuse_degenerate_data("detto", hidden, declared=said)
 
 
 def test_products_that_cannot_be_counted_are_not_compared(monkeypatch):
-    monkeypatch.setattr(honest_data, "flop_registry", {})
-    declared = honest_data.Declared(10**12, torch.float32)
+    monkeypatch.setattr(honest_data, "flops_of", lambda *_: None)
+    declared = honest_data.Declared(10**12, dtype=torch.float32)
     refuse_degenerate_data("non contato", lambda: matrix(8, 8) @ matrix(8, 8), declared=declared)
 
 
-def test_who_does_nothing_has_to_say_that_it_works_elsewhere():
-    ready, declared = matrix(8, 8), honest_data.Declared(10, torch.float32)
-    with pytest.raises(DegenerateDataError, match="nessuna operazione"):
-        refuse_degenerate_data("pronto", lambda: ready, declared=declared)
-    elsewhere = honest_data.Declared(10, torch.float32, outside=True)
-    refuse_degenerate_data("fuori da PyTorch", lambda: ready, declared=elsewhere)
+def test_every_product_of_ours_is_counted():
+    """L'attenzione fusa per CPU, nei due sensi; una matrice per un vettore, o per un pacco."""
+    pairs = 2 * 3 * 5 * 7  # batch, query, key, larghezza
+    q, k, v = (matrix(2, 1, n, 7).requires_grad_() for n in (3, 5, 5))
+
+    def both():
+        with torch.enable_grad():
+            return torch.autograd.grad(F.scaled_dot_product_attention(q, k, v).sum(), [q, k, v])
+
+    weights, packed = matrix(5, 7), torch.ops.mkldnn._linear_pointwise
+    pack = torch.ops.mkldnn._reorder_linear_weight(weights)
+    for run, flops in (
+        (both, 2 * (2 + 5) * pairs),
+        (lambda: weights @ matrix(7), 2 * 5 * 7),
+        (lambda: packed(matrix(3, 7), pack, None, "none", [], ""), 2 * 3 * 5 * 7),
+    ):
+        with honest_data.Watcher(closely=False) as seen:
+            run()
+        assert (seen.flops, seen.uncounted) == (flops, 0)
+
+
+def test_who_does_less_than_it_says_has_to_say_that_it_works_elsewhere():
+    """Un risultato già pronto, una vista, una riga sola invece di tutte."""
+    a, b = matrix(8, 8), matrix(8, 8)
+    declared = honest_data.Declared(numbers=3 * 64)
+    elsewhere = dataclasses.replace(declared, outside=True)
+    for run, moved in (
+        (lambda: a, 0),
+        (lambda: a.view(4, 16), 0),
+        (lambda: a.clone(), 128),
+        (lambda: a[:2] + b[:2], 48),
+    ):
+        with pytest.raises(DegenerateDataError, match=f"dato: {moved} numeri"):
+            refuse_degenerate_data("meno", run, declared=declared)
+        refuse_degenerate_data("fuori da PyTorch", run, declared=elsewhere)
+    refuse_degenerate_data("onesto", lambda: a + b, declared=declared)
+
+
+def test_products_on_another_device_are_refused(monkeypatch):
+    """Come chi ha scordato `device`: la scheda non fa nulla, e non la si può cronometrare."""
+    monkeypatch.setattr(honest_data, "device", lambda: torch.device("meta"))
+    with pytest.raises(DegenerateDataError, match="su un altro stream o su un'altra scheda"):
+        refuse_degenerate_data("altrove", lambda: matrix(8, 8) @ matrix(8, 8))
+
+
+def test_what_is_added_to_a_product_may_be_zero():
+    zeros, a, b = torch.zeros(8, 8), matrix(8, 8), matrix(8, 8)
+    refuse_degenerate_data("onesto", lambda: torch.addmm(zeros, a, b, beta=0))
+
+
+def test_small_numbers_are_not_equal_rows():
+    refuse_degenerate_data("onesto", lambda: (matrix(8, 8) @ matrix(8, 8)) * 1e-12)
+
+
+def test_a_table_made_by_the_first_call_is_accepted_if_the_rest_is_the_work_declared():
+    table, a, b = [], matrix(8, 8), matrix(8, 8)
+
+    def run():
+        if not table:
+            table.append(a @ a)
+        return (a + table[0]) @ b
+
+    declared = honest_data.Declared(2 * 8**3, dtype=torch.float32)
+    refuse_degenerate_data("onesto", run, declared=declared)
 
 
 def test_fused_attention_over_zeros_is_refused():
@@ -618,8 +711,8 @@ def test_a_chip_may_go_as_fast_as_its_highest_clock():
     assert known.boost("BF16") == pytest.approx(1.1)
 
 
-def test_on_an_unknown_chip_twice_the_measured_ceiling_is_impossible():
-    limit = 1e12 / 1e14
+def test_on_an_unknown_chip_four_times_the_measured_ceiling_is_impossible():
+    limit = 1e12 / 2e14
     refuse_impossible_times(*found(limit * 1.01))
     with pytest.raises(ImpossibleTimeError):
         refuse_impossible_times(*found(limit * 0.99))
@@ -746,9 +839,9 @@ def test_a_session_stops_the_liars_and_keeps_the_honest(tmp_path):
     assert "5 failed, 1 passed" in told, told
     assert "1 error" in told
     assert "DegenerateDataError: «zeri»" in told
-    assert "DegenerateDataError: «ricordato»: dato: nessuna operazione" in told
+    assert "DegenerateDataError: «ricordato»: dato: 0 numeri" in told
     assert "DegenerateDataError: «svanisce»: dato: la maggior parte dei prodotti" in told
-    assert "ValueError: fp32_precision: dato: tf32; atteso: ieee" in told
+    assert "DegenerateDataError: «sbadato»: dato: prodotti che accorciano" in told
     assert "ValueError: benchmark: dato: senza una gara; atteso: la fixture `contest`" in told
     assert "ValueError: timer: dato:" in told
 
@@ -760,10 +853,11 @@ def test_a_session_is_compared_with_one_of_before(tmp_path):
     told = session(tmp_path, ONE, f"--benchmark-compare={saved}")
     assert "1 passed" in told, told
     assert "(NOW)" in told
-    slower = ONE.replace("SIZE = 64", "SIZE = 512")
-    told = session(
-        tmp_path, slower, f"--benchmark-compare={saved}", "--benchmark-compare-fail=median:5%"
-    )
+    before = json.loads(saved.read_text(encoding="utf-8"))
+    before["benchmarks"][0]["stats"]["median"] = 1e-9  # chiunque, adesso, è più lento
+    saved.write_text(json.dumps(before), encoding="utf-8")
+    options = (f"--benchmark-compare={saved}", "--benchmark-compare-fail=median:5%")
+    told = session(tmp_path, ONE, *options)
     assert "Performance has regressed" in told, told
 
 
@@ -781,7 +875,6 @@ def test_a_variable_that_forces_tf32_stops_the_session(tmp_path):
     assert "ValueError: NVIDIA_TF32_OVERRIDE: dato: 1; atteso: 0, o nulla" in told
 
 
-@pytest.mark.usefixtures("precision")
 def test_fp32_is_fp32_whatever_was_asked_before():
     torch.backends.cuda.matmul.fp32_precision = "tf32"
     bench_conftest.plain_fp32()
@@ -789,11 +882,12 @@ def test_fp32_is_fp32_whatever_was_asked_before():
     assert torch.backends.cudnn.rnn.fp32_precision == "ieee"
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def precision():
-    """Rimette la precisione dei prodotti com'era."""
-    kinds = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    """La precisione dei prodotti è quella di una gara, e alla fine torna com'era."""
+    kinds = honest_data.fp32_settings()
     before = [it.fp32_precision for it in kinds]
+    bench_conftest.plain_fp32()
     yield
     for it, value in zip(kinds, before, strict=True):
         it.fp32_precision = value

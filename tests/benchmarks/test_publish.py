@@ -26,15 +26,17 @@ def test_published_file_drops_single_times_options_and_failed_contests():
         "group": "g",
         "name": "n",
         "fullname": "percorso",
-        "params": {},
+        "param": "64",
+        "params": {"n": 64},
         "options": {"timer": "clock"},
         "extra_info": {"contestants": {}},
-        "stats": {**stats, "data": [1.0, 2.0, 3.0], "q1": 2.0},
+        "stats": {**stats, "data": [1.0, 2.0, 3.0], "iqr_outliers": 2.0},
     }
     failed = {**entry, "extra_info": {}}
     output = {"benchmarks": [entry, failed]}
     bench_conftest.pytest_benchmark_update_json(SimpleNamespace(stash={}), [], output)
-    named = {"group": "g", "name": "n", "fullname": "percorso"}
+    named = {"group": "g", "name": "n", "fullname": "percorso", "param": "64"}
+    named |= {"params": {"n": "64"}}
     kept = {**named, "extra_info": {"contestants": {}}, "stats": stats}
     assert output == {"benchmarks": [kept]}
 
@@ -220,7 +222,7 @@ def test_product(contest, monkeypatch, place):
 
 CONFTEST = """
 from benchmarks.conftest import *
-from benchmarks.conftest import _inference, _only_contests, _plain_fp32
+from benchmarks.conftest import _inference, _only_contests, _plain_settings
 """
 
 
