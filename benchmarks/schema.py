@@ -92,16 +92,18 @@ class Fields:
 
 @dataclass(frozen=True)
 class Each:
-    """Un oggetto con nomi liberi, e una regola per ogni valore."""
+    """Un oggetto con nomi liberi, una regola per ogni valore e, se serve, una per ogni nome."""
 
     rule: Rule
-    empty: bool = False
+    names: Rule | None = None
 
     def complaints(self, value: Any, where: str) -> Iterator[str]:
-        if not isinstance(value, dict) or not (value or self.empty):
-            yield f"{where}: {shown(value)}; atteso un oggetto{'' if self.empty else ' non vuoto'}"
+        if not isinstance(value, dict) or not value:
+            yield f"{where}: {shown(value)}; atteso un oggetto non vuoto"
             return
         for name, found in value.items():
+            if self.names:
+                yield from self.names.complaints(name, f"{where}, un nome")
             yield from self.rule.complaints(found, f"{where}[{name}]")
 
 
@@ -160,7 +162,12 @@ def parsed(moment: str) -> datetime.datetime:
 
 # I mattoni.
 
-TEXT = Leaf("un testo non vuoto", lambda value: isinstance(value, str) and bool(value.strip()))
+TEXT = Leaf(
+    "un testo non vuoto, che UTF-8 sappia scrivere",
+    lambda value: (
+        isinstance(value, str) and bool(value.strip()) and not re.search("[\ud800-\udfff]", value)
+    ),
+)
 
 FLAG = Leaf("true o false", lambda value: isinstance(value, bool))
 
@@ -169,9 +176,12 @@ POSITIVE = Leaf("un numero finito maggiore di 0", lambda value: is_number(value)
 NOT_NEGATIVE = Leaf("un numero finito, almeno 0", lambda value: is_number(value) and value >= 0)
 
 NAME = Leaf(
-    "un testo non vuoto, senza < > | `",
+    "un testo non vuoto, di caratteri che si vedono, senza < > | ` $",
     lambda value: (
-        isinstance(value, str) and bool(re.fullmatch(r"[^<>|`]*[^<>|`\s][^<>|`]*", value))
+        isinstance(value, str)
+        and bool(value.strip())
+        and value.isprintable()
+        and not re.search(r"[<>|`$]", value)
     ),
 )
 
@@ -201,13 +211,13 @@ MACHINE = Fields(
         "driver": OrNull(NAME),
         "system": NAME,
         "python": NAME,
-        "packages": Each(OrNull(TEXT)),
+        "packages": Each(OrNull(NAME), NAME),
     }
 )
 """La macchina e le versioni; un pacchetto non installato ha `null`."""
 
 SCORED_WITH_CEILINGS: dict[str, Rule] = {
-    "format": TEXT,
+    "format": NAME,
     "gbs": OrNull(POSITIVE),
     "copy_fraction": OrNull(POSITIVE),
     "datasheet_fraction": OrNull(POSITIVE),
@@ -255,16 +265,16 @@ JUDGED: dict[str, Rule] = {
 CONTEST = Fields(
     {
         "device": DEVICE,
-        "dtype": TEXT,
-        "label": TEXT,
+        "dtype": NAME,
+        "label": NAME,
         "shape": Each(WHOLE),
         "flops": COUNT,
         "bytes": COUNT,
         "intensity": POSITIVE,
         "gemm_size": COUNT,
         "gemm_gflops": POSITIVE,
-        "baseline": TEXT,
-        "contestants": Each(SCORE),
+        "baseline": NAME,
+        "contestants": Each(SCORE, NAME),
     },
     {
         **WITH_CEILINGS,
@@ -292,11 +302,14 @@ STATS = Fields(
 """Le statistiche del primo concorrente; i singoli tempi non si pubblicano."""
 
 ENTRY = Fields(
-    {"group": TEXT, "name": TEXT, "extra_info": CONTEST, "stats": STATS},
+    {"group": NAME, "name": TEXT, "extra_info": CONTEST, "stats": STATS},
     {"fullname": TEXT},
     closed=True,
 )
 """Una voce di pytest-benchmark, ridotta a ciò che si pubblica; i primi file hanno meno campi."""
+
+CLOCKS: dict[str, Rule] = dict.fromkeys(("sm_mhz", "memory_mhz", "sm_max_mhz", "watt"), POSITIVE)
+"""Le frequenze e la potenza, se si sono potute leggere."""
 
 CEILINGS = Fields(
     {
@@ -304,7 +317,7 @@ CEILINGS = Fields(
         "copy_gbs": POSITIVE,
         "chip": OrNull(TEXT),
         "datasheet_gbs": OrNull(POSITIVE),
-        "clocks": Each(POSITIVE, empty=True),
+        "clocks": Fields({}, CLOCKS, closed=True),
     }
 )
 """I tetti della sessione: misurati, e dichiarati se il chip è nella tabella delle GPU."""
@@ -328,6 +341,7 @@ def relations(session: dict[str, Any]) -> Iterator[str]:
     yield from of_date(session)
     yield from of_ceilings(session)
     yield from repeated(session["benchmarks"])
+    yield from of_shapes(session["benchmarks"])
     for place, entry in enumerate(session["benchmarks"]):
         where, contest = f"benchmarks[{place}].extra_info", entry["extra_info"]
         absent = list(missing(contest, where)) if "ceilings" in session else []
@@ -369,6 +383,22 @@ def repeated(entries: list[dict[str, Any]]) -> Iterator[str]:
         expected = f"un nome che nel gruppo «{entry['group']}» non ci sia già"
         yield from unless(named not in known, f"benchmarks[{place}].name", named[1], expected)
         known.add(named)
+
+
+CHOICES = ("causal",)
+"""Le dimensioni che sono un sì o un no: valgono anche 0."""
+
+
+def of_shapes(entries: list[dict[str, Any]]) -> Iterator[str]:
+    """Nessuna dimensione è zero, e le gare di un gruppo hanno le stesse dimensioni."""
+    known: dict[str, dict[str, int]] = {}
+    for place, entry in enumerate(entries):
+        at, shape = f"benchmarks[{place}].extra_info.shape", entry["extra_info"]["shape"]
+        first = known.setdefault(entry["group"], shape)
+        expected = f"{', '.join(first)}, come la prima gara del gruppo «{entry['group']}»"
+        yield from unless(shape.keys() == first.keys(), at, list(shape), expected)
+        for name, size in shape.items():
+            yield from unless(size > 0 or name in CHOICES, f"{at}[{name}]", size, "almeno 1")
 
 
 def missing(contest: dict[str, Any], where: str) -> Iterator[str]:
@@ -637,8 +667,11 @@ def of_proofs(contest: dict[str, Any], session: dict[str, Any], where: str) -> I
     wrong = "manca" if judged else "campo in più; il verdetto si dà su GPU"
     for name, found in contest.get("proofs", {}).items():
         at = f"{where}.proofs[{name}]"
-        if contest["contestants"].get(name, {}).get("gflops") is None:
-            yield f"{at}: atteso il nome di un concorrente che fa il lavoro dichiarato"
+        if contest["contestants"].get(name, {}).get("gemm_fraction") is None:
+            yield (
+                f"{at}: atteso il nome di un concorrente che fa il lavoro dichiarato, in un "
+                "formato di cui si è misurato il tetto"
+            )
             continue
         misplaced = [field for field in JUDGED if (field in found) != judged]
         yield from (f"{at}.{field}: {wrong}" for field in misplaced)

@@ -29,7 +29,7 @@ from benchmarks import contest, provenance, publish, schema, tensor_cores
 from benchmarks.ceilings import Ceilings
 from benchmarks.contest import Timing
 from gpu_notes.sm_map import H200, RTX_4090, peak
-from weave import measurements
+from weave import measurements, proofs
 from weave.house import ROOT
 from weave.measurements import BENCHMARKS, declared, latest, misura, render
 from weave.measurements.goals import GOALS
@@ -139,7 +139,7 @@ FP32 = ("ceilings", "gemm", "FP32")
     [
         (("machine_info", "cpu"), ..., "machine_info.cpu: manca"),
         (("machine_info", "cpu"), "Xeon <b>", 'machine_info.cpu: "Xeon <b>"; atteso un testo non'),
-        (("machine_info", "gpu"), " ", 'machine_info.gpu: " "; atteso un testo non vuoto, senza'),
+        (("machine_info", "gpu"), " ", 'machine_info.gpu: " "; atteso un testo non vuoto, di'),
         ((*INFO, "flops"), 10**400, "extra_info.flops: 1000000000"),
         (("datetime",), "20260612T100000", "datetime: \"20260612T100000\"; atteso una data ISO"),
         (("machine_info", "cores"), "2", "machine_info.cores: \"2\"; atteso un intero"),
@@ -158,6 +158,12 @@ FP32 = ("ceilings", "gemm", "FP32")
         ((*INFO, "label"), " ", "extra_info.label: \" \"; atteso un testo non vuoto"),
         ((*INFO, "flops"), 0, "extra_info.flops: 0; atteso un intero maggiore di 0"),
         ((*INFO, "shape", "n"), -1, "extra_info.shape[n]: -1; atteso un intero, almeno 0"),
+        ((*INFO, "shape", "n"), 0, "extra_info.shape[n]: 0; atteso almeno 1"),
+        ((*INFO, "label"), "$\\frac$", "extra_info.label: \"$\\\\frac$\"; atteso un testo"),
+        ((*INFO, "label"), "n =\n10", "extra_info.label: \"n =\\n10\"; atteso un testo"),
+        (("benchmarks", 0, "group"), "a\ud800", "benchmarks[0].group: \"a\ud800\"; atteso un"),
+        (("benchmarks", 0, "name"), "a\ud800", "benchmarks[0].name: \"a\ud800\"; atteso un"),
+        ((*INFO, "contestants", "a\0"), {}, "contestants, un nome: \"a\\u0000\"; atteso un"),
         ((*INFO, "shape", "n"), 2.5, "extra_info.shape[n]: 2.5; atteso un intero"),
         ((*INFO, "gemm_gflops"), float("nan"), "extra_info.gemm_gflops: NaN; atteso un numero"),
         ((*INFO, "gemm_gflops"), float("inf"), "extra_info.gemm_gflops: Infinity; atteso un"),
@@ -381,6 +387,11 @@ def test_a_gpu_has_always_measured_its_ceilings(on_gpu):
     assert "ceilings: manca" in refusal({**on_gpu, "datetime": "2026-06-12T10:00:00+00:00"})
 
 
+def test_contests_of_a_group_have_the_same_dimensions(growing):
+    told = 'benchmarks[1].extra_info.shape: ["n"]; atteso n, d, come la prima gara del gruppo'
+    assert told in refusal(changed(growing, ("benchmarks", 1, *INFO[2:], "shape", "d"), ...))
+
+
 def test_a_contest_is_in_a_file_only_once(small):
     small["benchmarks"] *= 2
     assert 'benchmarks[1].name: "test_0"; atteso un nome che nel gruppo «prova»' in refusal(small)
@@ -448,8 +459,9 @@ def proven(on_gpu):
         tensor_cores.from_machine_code(None),
     )
     proof = {"error": 2e-7, "product_error": 2e-7, **formats.told(evidences, names)}
-    info = on_gpu["benchmarks"][0]["extra_info"]
-    info |= {"shape": {"m": 10, "k": 768, "n": 3072}, "proofs": {"nostro": proof}}
+    entry = on_gpu["benchmarks"][0]
+    entry["group"] = "dimostrata"
+    entry["extra_info"] |= {"shape": {"m": 10, "k": 768, "n": 3072}, "proofs": {"nostro": proof}}
     return on_gpu
 
 
@@ -527,6 +539,10 @@ def test_a_verdict_is_of_a_contestant_who_does_the_work(proven):
     for name in ("diverso", "nessuno"):
         found = changed(proven, (*INFO, "proofs", name), proofs["nostro"])
         assert f"proofs[{name}]: atteso il nome di un concorrente" in refusal(found)
+    score = proven["benchmarks"][0]["extra_info"]["contestants"]["nostro"]
+    score |= {"format": "FP8", "gemm_fraction": None}
+    score["datasheet_fraction"] = score["gflops"] / peak(schema.GPUS[-1], "FP8") * 1e9
+    assert "proofs[nostro]: atteso il nome di un concorrente" in refusal(proven)
 
 
 def test_a_verdict_is_given_only_on_a_gpu(small, proven):
@@ -574,6 +590,29 @@ def test_a_broken_file_stops_the_page(drop, small, asked):
     with pytest.raises(SuperFencesException, match=name) as error:
         misura(asked)
     assert "contestants[nostro].ratio: 3.0" in str(error.value)
+
+
+@pytest.mark.usefixtures("from_there")
+@pytest.mark.parametrize(
+    ("module", "piece", "fence", "name"),
+    [(measurements, "figure", misura, "misura"), (proofs, "contest_html", proofs.prove, "prove")],
+)
+def test_an_error_nobody_foresaw_stops_the_page_too(
+    monkeypatch, drop, proven, module, piece, fence, name
+):
+    """Superfences lo inghiottirebbe, e la figura mancherebbe in silenzio."""
+
+    def broken(*_):
+        raise KeyError("n")
+
+    monkeypatch.setattr(module, piece, broken)
+    monkeypatch.setattr(proofs, "latest", lambda: latest(drop.folder))
+    monkeypatch.setattr(proofs, "declared", lambda: ["dimostrata"])
+    monkeypatch.setattr(measurements, "declared", lambda: ["dimostrata"])
+    folder = drop(proven).parent.name
+    told = f"riquadro di `{name}`, «dimostrata»: ValueError: {folder}, 2026-11-26: KeyError: 'n'"
+    with pytest.raises(SuperFencesException, match=re.escape(told)):
+        fence("dimostrata\n")
 
 
 @pytest.mark.usefixtures("from_there")
