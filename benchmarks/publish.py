@@ -27,8 +27,15 @@ def place(measured: dict) -> Path:
 
     Un file dello stesso giorno si sostituisce solo con uno che ne rifà tutti i gruppi; se no quello
     nuovo gli sta accanto, con un numero: nessuna misura va perduta.
+
+    Solleva:
+        SchemaError: se la cartella è di un'altra macchina, o un suo file non è valido.
     """
-    folder, day = RESULTS / schema.slug(measured["machine_info"]), measured["datetime"][:10]
+    machine, day = measured["machine_info"], measured["datetime"][:10]
+    folder = RESULTS / schema.slug(machine)
+    for path in sorted(folder.glob("*.json")):
+        other = schema.read(path)["machine_info"]
+        schema.report(f"la misura per {folder.name}", list(schema.strange(machine, other)))
     names = itertools.chain([day], (f"{day}-{number}" for number in itertools.count(2)))
     targets = (folder / f"{name}.json" for name in names)
     return next(it for it in targets if not it.exists() or redone(it, measured))
@@ -43,7 +50,7 @@ def publish(source: Path) -> None:
     """Controlla un file e lo mette al suo posto, intero; quello di partenza non si tocca.
 
     Solleva:
-        SchemaError: se il file non è valido.
+        SchemaError: se il file non è valido, o la sua cartella è di un'altra macchina.
     """
     target = place(schema.read(source))
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -789,10 +789,13 @@ def published(folder: Path) -> Iterator[dict[str, Any]]:
     Solleva:
         SchemaError: se un file non è valido, o non è al suo posto.
     """
+    machines: dict[Path, dict[str, Any]] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() == ".json":
             session = read(path)
-            report("/".join(path.parts[-4:]), list(misplaced(path, session, folder)))
+            first = machines.setdefault(path.parent, session["machine_info"])
+            wrong = [*misplaced(path, session, folder), *strange(session["machine_info"], first)]
+            report("/".join(path.parts[-4:]), wrong)
             yield session
 
 
@@ -806,7 +809,16 @@ def misplaced(path: Path, session: dict[str, Any], results: Path) -> Iterator[st
         yield f"datetime: il file si chiama «{path.name}»; atteso «{day}.json»"
 
 
-NOISE = r"\((r|tm)\)|\b(processor|cpu|gpu|with radeon.*|\d+-core)\b|@.*"
+def strange(machine: dict[str, Any], other: dict[str, Any]) -> Iterator[str]:
+    """Un reclamo per ogni parte che due macchine della stessa cartella non hanno uguale."""
+    for part in ("cpu", "gpu", "system"):
+        expected = f"{shown(other[part])}, come negli altri file della sua cartella"
+        yield from unless(
+            machine[part] == other[part], f"machine_info.{part}", machine[part], expected
+        )
+
+
+NOISE = r"\((r|tm)\)|\b(processor|cpu|gpu|with radeon.*|\d+-core)\b|@[^,]*"
 """Le parole dei nomi commerciali che non distinguono una macchina."""
 
 

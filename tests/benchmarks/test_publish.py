@@ -70,6 +70,8 @@ def test_machine_is_named_without_its_network_name(monkeypatch):
     [
         ("AMD EPYC", "AMD EPYC, famiglia 26, modello 2"),
         ("AMD EPYC 9654 96-Core Processor", "AMD EPYC 9654 96-Core Processor"),
+        ("Xeon(R) CPU @ 2.20GHz", "Xeon(R) CPU @ 2.20GHz, famiglia 26, modello 2"),
+        ("Core(TM) i7-8700 CPU @ 3.20GHz", "Core(TM) i7-8700 CPU @ 3.20GHz"),
     ],
 )
 def test_a_name_without_digits_says_family_and_model(name, shown):
@@ -82,6 +84,11 @@ def test_a_name_without_digits_says_family_and_model(name, shown):
     [
         ("AMD EPYC, famiglia 26, modello 2", None, "amd-epyc-famiglia-26-modello-2-2c-cpu"),
         ("Intel(R) Xeon(R) Processor", None, "intel-xeon-2c-cpu"),
+        (
+            "Xeon(R) CPU @ 2.20GHz, famiglia 6, modello 79",
+            None,
+            "xeon-famiglia-6-modello-79-2c-cpu",
+        ),
         ("Intel(R) Core(TM) i7-8700 CPU @ 3.20GHz", None, "intel-core-i7-8700-2c-cpu"),
         ("AMD EPYC 9654 96-Core Processor", "NVIDIA H200", "amd-epyc-9654-2c-nvidia-h200"),
     ],
@@ -194,6 +201,19 @@ def test_a_file_is_never_replaced_by_one_that_has_fewer_groups(small, tmp_path):
     assert json.loads(first.read_text(encoding="utf-8")) == whole
     assert json.loads(second.read_text(encoding="utf-8")) == small
     assert len(list(first.parent.iterdir())) == 2
+
+
+@pytest.mark.usefixtures("fake_run")
+def test_a_folder_belongs_to_one_machine(small, tmp_path, capsys):
+    """Due processori dal nome diverso, che nel nome della cartella diventano uguali."""
+    source = tmp_path / "altrove.json"
+    for cpu, outcome in (("Intel(R) Xeon(R) Processor", 0), ("Intel(R) Xeon(R) CPU @ 2.20GHz", 1)):
+        machine = {**small["machine_info"], "cpu": cpu}
+        source.write_text(json.dumps({**small, "machine_info": machine}), encoding="utf-8")
+        assert publish.main("--from", str(source)) == outcome
+    assert json.loads((tmp_path / PUBLISHED).read_text(encoding="utf-8")) == small
+    told = capsys.readouterr().err
+    assert 'machine_info.cpu: "Intel(R) Xeon(R) CPU @ 2.20GHz"; atteso "Intel(R) Xeon(R) P' in told
 
 
 # Una sessione vera, fermata a metà.

@@ -650,6 +650,19 @@ def test_a_file_out_of_its_place_stops_the_page(drop, small, folder, name):
 
 @pytest.mark.usefixtures("from_there")
 @pytest.mark.parametrize(
+    ("part", "value"),
+    [("cpu", "Intel(R) Xeon(R) CPU @ 2.20GHz"), ("system", "Darwin arm64")],
+)
+def test_two_machines_in_a_folder_stop_the_page(drop, small, part, value):
+    drop(small)
+    machine = {**small["machine_info"], part: value}
+    drop({**small, "machine_info": machine, "datetime": "2026-06-13T10:00:00"})
+    with pytest.raises(SuperFencesException, match=rf"2026-06-13.*\n  machine_info\.{part}: "):
+        misura("prova")
+
+
+@pytest.mark.usefixtures("from_there")
+@pytest.mark.parametrize(
     ("content", "complaint"),
     [
         (b'{"datetime": "\xff"}', "non è un file JSON in UTF-8"),
