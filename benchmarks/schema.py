@@ -347,8 +347,10 @@ def relations(session: dict[str, Any]) -> Iterator[str]:
         absent = list(missing(contest, where)) if "ceilings" in session else []
         yield from absent
         yield from of_stats(entry, f"benchmarks[{place}]")
-        if contest["device"] == "cuda" and not session["machine_info"]["gpu"]:
-            yield f"{where}.device: «cuda», ma machine_info.gpu è null"
+        gpu = session["machine_info"]["gpu"]
+        device = "«cpu», se machine_info.gpu è null" if gpu is None else "«cuda», se c'è una GPU"
+        agreed = (contest["device"] == "cuda") == (gpu is not None)
+        yield from unless(agreed, f"{where}.device", contest["device"], device)
         if contest["baseline"] not in contest["contestants"]:
             yield f"{where}.baseline: {shown(contest['baseline'])}; atteso uno dei concorrenti"
         elif not absent:
