@@ -25,7 +25,7 @@ MEASURED = ROOT / ".benchmarks" / "measured.json"
 def place(measured: dict) -> Path:
     """Il posto di una misura: la macchina, poi il giorno.
 
-    Un file dello stesso giorno si sostituisce solo con uno che ne rifà tutti i gruppi; se no quello
+    Un file dello stesso giorno si sostituisce solo con uno che ne rifà tutte le gare; se no quello
     nuovo gli sta accanto, con un numero: nessuna misura va perduta.
 
     Solleva:
@@ -42,8 +42,8 @@ def place(measured: dict) -> Path:
 
 
 def redone(published: Path, measured: dict) -> bool:
-    """Vero se una misura ha tutti i gruppi di un file."""
-    return groups_of(schema.read(published)) <= groups_of(measured)
+    """Vero se una misura ha tutte le gare di un file."""
+    return contests_of(schema.read(published)) <= contests_of(measured)
 
 
 def publish(source: Path) -> None:
@@ -60,9 +60,9 @@ def publish(source: Path) -> None:
     print(f"Misure pubblicate in {target.relative_to(ROOT)}")
 
 
-def groups_of(session: dict) -> set[str]:
-    """I gruppi di gare di un file."""
-    return {entry["group"] for entry in session["benchmarks"]}
+def contests_of(session: dict) -> set[tuple[str, ...]]:
+    """Le gare di un file."""
+    return {schema.identity(entry) for entry in session["benchmarks"]}
 
 
 def measure(options: list[str]) -> int:

@@ -377,6 +377,12 @@ def of_date(session: dict[str, Any]) -> Iterator[str]:
         )
 
 
+def identity(entry: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Quale gara è: gruppo, dimensione, dispositivo, tipo di numeri."""
+    contest = entry["extra_info"]
+    return entry["group"], contest["label"], contest["device"], contest["dtype"]
+
+
 def repeated(entries: list[dict[str, Any]]) -> Iterator[str]:
     """Una gara sta nel file una volta sola."""
     known = set()

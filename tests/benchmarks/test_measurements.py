@@ -1,5 +1,6 @@
 """Le misure sulle pagine: disegni, tabelle e didascalie dicono i numeri dei file, e quelli soli."""
 
+import copy
 import math
 import re
 from pathlib import Path
@@ -9,6 +10,8 @@ from matplotlib.figure import Figure
 from pymdownx.superfences import SuperFencesException
 
 from attention.s4_why_self_attention import TABLE_1, Sizes
+from gpu_notes import roofline
+from weave import measurements
 from weave.house import ROOT
 from weave.measurements import contests_of, declared, goals, latest, misura, render
 from weave.measurements.bars import bars, draw_bars
@@ -460,6 +463,18 @@ def test_caption_of_a_gpu_gives_driver_and_clocks(on_gpu):
         "oppure, dove è scritto, della copia, 2000 GB/s",
     ):
         assert piece in html
+
+
+def test_the_roofline_of_a_cpu_has_the_fastest_product_of_all_its_sessions(
+    monkeypatch, executed, small
+):
+    """Anche se la sessione più lenta è l'ultima che il blocco della pagina legge."""
+    slower = copy.deepcopy(small)
+    slower["benchmarks"][0]["extra_info"]["gemm_gflops"] = 1.0
+    monkeypatch.setattr(measurements, "of_machine", lambda _: [small, slower])
+    names = dict(vars(roofline))
+    executed("gpu_notes/roofline.md", "CHANNEL = ", names)
+    assert names["ceiling"] == 2e9
 
 
 def test_page_says_what_was_not_measured(small, on_gpu):

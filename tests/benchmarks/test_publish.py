@@ -187,9 +187,11 @@ def test_a_file_that_cannot_be_published_is_told_in_a_line(small, tmp_path, caps
 
 
 @pytest.mark.usefixtures("fake_run")
-def test_a_file_is_never_replaced_by_one_that_has_fewer_groups(small, tmp_path):
+@pytest.mark.parametrize("other", [{"group": "altro"}, {"name": "n = 11"}])
+def test_a_file_is_never_replaced_by_one_that_has_fewer_contests(small, tmp_path, other):
     source, whole = tmp_path / "altrove.json", copy.deepcopy(small)
-    whole["benchmarks"].append({**small["benchmarks"][0], "group": "altro"})
+    whole["benchmarks"].append(copy.deepcopy(small["benchmarks"][0]) | other)
+    whole["benchmarks"][1]["extra_info"]["label"] = other.get("name", "n = 10")
     for found in (small, whole, whole):  # uno che ne ha di più, o gli stessi, prende il posto
         source.write_text(json.dumps(found), encoding="utf-8")
         publish.main("--from", str(source))

@@ -722,6 +722,18 @@ def test_a_session_of_one_group_does_not_hide_the_others(drop):
     assert shown == [("def5678", ["prova"]), ("abc1234", ["altro"])]
 
 
+def test_a_session_of_one_size_does_not_hide_the_others_of_its_group(drop, growing):
+    drop(growing)
+    (first, *_), later = growing["benchmarks"], "2026-06-13T10:00:00+00:00"
+    drop({**growing, "benchmarks": [first], "datetime": later})
+    shown = [
+        (found["datetime"], [entry["extra_info"]["label"] for entry in found["benchmarks"]])
+        for found in latest(drop.folder)
+    ]
+    others = ["n = 100", "n = 1000", "n = 2000", "n = 8000"]
+    assert shown == [(later, ["n = 10"]), (growing["datetime"], others)]
+
+
 @pytest.mark.usefixtures("partial", "from_there")
 def test_every_figure_tells_the_file_its_numbers_come_from(monkeypatch):
     monkeypatch.setattr(measurements, "declared", lambda: ["prova", "altro"])

@@ -17,7 +17,7 @@ from typing import Any
 
 from pymdownx.superfences import SuperFencesException
 
-from benchmarks.schema import parsed, published, slug, usual_format
+from benchmarks.schema import identity, parsed, published, slug, usual_format
 from weave.fences import stopping
 from weave.house import ROOT
 from weave.measurements.bars import BARS
@@ -56,7 +56,7 @@ TARGETS = {"traguardi": GOALS, "traguardi gpu": GPU_GOALS}
 
 @stopping
 def misura(source: str, *_: Any, **__: Any) -> str:
-    """Il riquadro: di ogni macchina, i risultati più recenti di ogni gruppo."""
+    """Il riquadro: di ogni macchina, i risultati più recenti di ogni gara."""
     asked = source.strip()
     group, _space, quantity = asked.partition(" ")
     if asked in TARGETS:
@@ -80,11 +80,11 @@ def declared(folder: Path = BENCHMARKS) -> list[str]:
 
 
 def latest(folder: Path = BENCHMARKS / "results") -> list[Session]:
-    """Di ogni macchina e di ogni gruppo, il file più recente; le macchine con una GPU per prime.
+    """Di ogni macchina e di ogni gara, il file più recente; le macchine con una GPU per prime.
 
     Restituisce:
         I file da mostrare, ciascuno con le sole gare di cui non c'è una misura più recente: chi
-        misura un gruppo solo non nasconde gli altri.
+        ne rifà alcune non nasconde le altre.
 
     Solleva:
         SchemaError: se un file, anche non l'ultimo, non rispetta lo schema.
@@ -104,11 +104,11 @@ def of_machine(name: str) -> list[Session]:
 
 
 def unsurpassed(sessions: Iterator[Session]) -> Iterator[Session]:
-    """Le sessioni di una macchina, dall'ultima, ognuna con i soli gruppi che dopo non ci sono."""
-    known: set[str] = set()
+    """Le sessioni di una macchina, dall'ultima, ognuna con le sole gare che dopo non ci sono."""
+    known: set[tuple[str, ...]] = set()
     for session in sorted(sessions, key=lambda it: parsed(it["datetime"]), reverse=True):
-        kept = [entry for entry in session["benchmarks"] if entry["group"] not in known]
-        known |= {entry["group"] for entry in kept}
+        kept = [entry for entry in session["benchmarks"] if identity(entry) not in known]
+        known |= {identity(entry) for entry in kept}
         if kept:
             yield {**session, "benchmarks": kept}
 
