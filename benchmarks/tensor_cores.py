@@ -303,6 +303,8 @@ def from_counters(
 ) -> Evidence:
     """L'indizio dei contatori: quante istruzioni della pipe, e se bastano per il lavoro.
 
+    Per un no serve il totale: senza, potrebbe mancare il contatore di chi ha lavorato.
+
     Argomenti:
         values: i contatori di ncu sommati sui kernel dell'operazione; None se non si leggono.
         missing: perché non si leggono.
@@ -315,14 +317,15 @@ def from_counters(
         return Evidence(COUNTERS, UNPROVEN, "ncu non ha dato il conto delle istruzioni")
     told = ", ".join(f"{value:.0f} {name}" for name, value in counts.items() if value)
     told = (told or "0 istruzioni") + share(values)
+    partial = f"{TENSOR_PIPE}.sum" not in values
     if not any(counts.values()):
-        unseen = busy(values) and not values.get(f"{PACKED_HALF}.sum")
+        unseen = partial or (busy(values) and not values.get(f"{PACKED_HALF}.sum"))
         return Evidence(COUNTERS, UNPROVEN if unseen else NO, told)
     if most_products(counts) >= products:
         return Evidence(COUNTERS, YES, told)
-    anonymous = counts.get(OTHERS) or counts.get(ALL)
+    unseen = partial or counts.get(OTHERS) or counts.get(ALL)
     few = f"{told}: troppo poche per {products} moltiplicazioni"
-    return Evidence(COUNTERS, UNPROVEN if anonymous else NO, few)
+    return Evidence(COUNTERS, UNPROVEN if unseen else NO, few)
 
 
 def instructions(values: Mapping[str, float]) -> dict[str, float]:

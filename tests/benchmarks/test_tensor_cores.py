@@ -354,9 +354,10 @@ CYCLES = "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active"
 
 
 def hopper(**counts):
-    """I contatori di una H100: un'operazione per nome, zero se non è data."""
+    """I contatori di una H100: un'operazione per nome, zero se non è data; poi il totale."""
     named = dict.fromkeys(("dmma", "gmma", "hmma", "imma"), 0.0) | counts
-    return {f"{TENSOR_PIPE}_op_{name}.sum": value for name, value in named.items()}
+    found = {f"{TENSOR_PIPE}_op_{name}.sum": value for name, value in named.items()}
+    return found | {f"{TENSOR_PIPE}.sum": sum(found.values())}
 
 
 def test_counters_tell_how_many_instructions_and_for_how_long():
@@ -369,6 +370,15 @@ def test_zero_instructions_is_a_no():
     found = from_counters({**hopper(), CYCLES: 0.0})
     assert (found.says, found.reason) == (NO, "0 istruzioni, pipe attiva per il 0,0 % dei cicli")
     assert from_counters({f"{TENSOR_PIPE}.sum": 0.0}).says == NO
+
+
+def test_without_the_total_counters_never_say_no():
+    """Potrebbe mancare proprio il contatore di chi ha lavorato."""
+    for counts, products in (({}, 1), ({"hmma": 3.0}, 10**9)):
+        values = hopper(**counts)
+        assert from_counters(values, products=products).says == NO
+        del values[f"{TENSOR_PIPE}.sum"]
+        assert from_counters(values, products=products).says == UNPROVEN
 
 
 def test_packed_half_instructions_pass_there_but_are_not_matrices():
@@ -384,7 +394,8 @@ def test_on_hopper_every_gmma_is_also_among_the_hmma():
     total = {f"{TENSOR_PIPE}.sum": 18_432.0}
     found = from_counters({**hopper(hmma=18_432.0, gmma=18_432.0), **total})
     assert found.reason == "18432 GMMA"
-    mixed = from_counters(hopper(hmma=18_442.0, gmma=18_432.0))
+    total[f"{TENSOR_PIPE}.sum"] = 18_442.0
+    mixed = from_counters({**hopper(hmma=18_442.0, gmma=18_432.0), **total})
     assert mixed.reason == "18432 GMMA, 10 HMMA"
 
 
@@ -440,7 +451,7 @@ def test_blackwell_counts_by_part_of_the_pipe():
     found = from_counters(values, products=300 * 256 * 256 * 128)  # tcgen05, FP4, due SM
     assert (found.says, found.reason) == (YES, "300 SUBPIPE HMMA")
     assert from_counters(values, products=300 * 256 * 256 * 128 + 1).says == NO
-    assert from_counters({f"{part}.sum": 0.0}).says == NO
+    assert from_counters({f"{part}.sum": 0.0, f"{TENSOR_PIPE}.sum": 0.0}).says == NO
 
 
 def test_zero_instructions_on_a_busy_pipe_is_a_missing_counter():
@@ -632,6 +643,10 @@ EXPECTED = [
 ]
 
 
+OTHERS = {"dmma": 0.0, "hmma": 3.0, "imma": 0.0}
+"""Ciò che della prima operazione resta, se di un kernel mancano le GMMA, e con loro il totale."""
+
+
 def written(rows):
     text = io.StringIO()
     csv.writer(text, quoting=csv.QUOTE_ALL).writerows(rows)
@@ -639,10 +654,8 @@ def written(rows):
 
 
 def metrics(counts, cycles):
-    named = dict.fromkeys(("dmma", "gmma", "hmma", "imma"), 0) | counts
-    return {f"{TENSOR_PIPE}_op_{name}.sum": f"{it:,}" for name, it in named.items()} | {
-        CYCLES: f"{cycles}"
-    }
+    whole = {name: f"{it:,.0f}" for name, it in hopper(**counts).items()}
+    return whole | {CYCLES: f"{cycles}"}
 
 
 def wide():
@@ -676,11 +689,14 @@ def test_both_forms_of_the_csv_give_the_counters_of_each_operation(table):
     assert counters.split(counters.parse(NOISE + table())) == EXPECTED
 
 
-def test_an_unavailable_counter_is_left_out():
-    text = wide().replace('"1,234,567"', '"n/a"')
+@pytest.mark.parametrize("unknown", ["n/a", "nan", "inf", ""])
+@pytest.mark.parametrize("table", [wide, long])
+def test_a_counter_unavailable_in_one_kernel_is_unknown_for_the_whole_operation(table, unknown):
+    """L'altro kernel ne ha zero, e zero non è la somma."""
+    text = table().replace('"1,234,567"', f'"{unknown}"')
     [first, _] = counters.split(counters.parse(text))
-    assert f"{TENSOR_PIPE}_op_gmma.sum" not in {k for k, v in first.items() if v == 1234567.0}
-    assert first[f"{TENSOR_PIPE}_op_hmma.sum"] == 3.0
+    assert first == {f"{TENSOR_PIPE}_op_{it}.sum": n for it, n in OTHERS.items()} | {CYCLES: 71.3}
+    assert from_counters(first, products=10**9).says == UNPROVEN
 
 
 def test_kernels_before_the_first_signal_belong_to_nobody():
