@@ -8,7 +8,7 @@ se il chip è fra quelli; se no, non si indovina.
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +42,16 @@ FP8_CAPABILITY = (8, 9)
 
 BOOST = 1.5
 """Di quanto, al più, la frequenza massima di una scheda supera quella dei picchi dichiarati."""
+
+
+EMULATED = {"FP32": {"TF32": 3, "BF16": 9}}
+"""Quanti prodotti, sommati, ne imitano uno in un altro formato: sui Tensor Core, cuBLAS lo fa."""
+
+
+def at_best(form: str, rates: Mapping[str, float]) -> float:
+    """Il ritmo più alto in un formato, anche imitato, dati quelli di tutti; zero, se non si sa."""
+    products = {form: 1, **EMULATED.get(form, {})}
+    return max(rates.get(other, 0.0) / count for other, count in products.items())
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,14 @@ class Ceilings:
     def fastest_clock(self, chip: Gpu) -> float:
         """Hz che gli SM di una scheda non superano: quelli letti o, se mancano, i più alti."""
         return self.clocks.get("sm_max_mhz", BOOST * chip.clock / 1e6) * 1e6
+
+    def fastest(self, form: str) -> float | None:
+        """GFLOP/s che in un formato il chip non supera, nemmeno imitandolo; niente, se non è noto.
+
+        Zero, se quel formato non lo ha.
+        """
+        peaks = {it: peak * self.boost(it) for it in FORMATS if (peak := self.peak(it))}
+        return None if self.chip is None else at_best(form, peaks)
 
     def peak(self, form: str) -> float | None:
         """GFLOP/s dichiarati in un formato; niente, se il chip non è nella tabella."""

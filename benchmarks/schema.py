@@ -561,6 +561,9 @@ def agree(found: float | None, expected: float | None) -> bool:
 FASTEST_CORE = 1e4
 """GFLOP/s che un core di CPU non raggiunge: i più svelti, in BF16, ne fanno poche migliaia."""
 
+FASTEST_GPU = 1e8
+"""GFLOP/s che una GPU non raggiunge: le più svelte, in FP4, ne fanno un decimo."""
+
 DRIFT = 4.0
 """Di quanto, al più, il prodotto di una gara supera il più veloce trovato dalla sessione."""
 
@@ -613,12 +616,11 @@ def too_fast(found: float, limit: float, where: str, unit: str) -> Iterator[str]
 
 
 def most(form: str, session: dict[str, Any]) -> float:
-    """I GFLOP/s che su una macchina nessun prodotto può superare; infiniti, se non si sa."""
-    ceilings, machine = roofs_of(session), session["machine_info"]
-    peak = ceilings.peak(form)
-    if peak is not None:
-        return MARGIN[True] * peak * ceilings.boost(form)
-    return math.inf if machine["gpu"] else machine["cores"] * FASTEST_CORE
+    """I GFLOP/s che su una macchina nessun prodotto può superare: zero, se il formato non c'è."""
+    machine, declared = session["machine_info"], roofs_of(session).fastest(form)
+    if declared is not None:
+        return MARGIN[True] * declared
+    return FASTEST_GPU if machine["gpu"] else machine["cores"] * FASTEST_CORE
 
 
 def impossible(contest: dict[str, Any], session: dict[str, Any], where: str) -> Iterator[str]:

@@ -595,7 +595,7 @@ def found(seconds, gpu=None, flops=10**12, numbers=10**9, **others):
 
 
 def test_faster_than_the_datasheet_is_impossible():
-    limit = 1e12 / peak(H100, "FP32")
+    limit = 3e12 / peak(H100, "TF32")
     refuse_impossible_times(*found(limit, H100, numbers=1))
     with pytest.raises(ImpossibleTimeError, match=r"«nostro»: .* GFLOP/s in FP32"):
         refuse_impossible_times(*found(limit / 1.1, H100, numbers=1))
@@ -618,8 +618,19 @@ def test_a_chip_may_go_as_fast_as_its_highest_clock():
     assert known.boost("BF16") == pytest.approx(1.1)
 
 
+def test_fp32_emulated_on_tensor_cores_is_possible():
+    """Tre prodotti in TF32, o nove in BF16, valgono quanto uno: su A100 e B200 vanno di più."""
+    for card, form, products in ((A100, "TF32", 3), (B200, "TF32", 3), (RTX_4090, "FP32", 1)):
+        known = Ceilings({}, {}, 1.0, card)
+        assert known.fastest("FP32") == pytest.approx(peak(card, form) / products / 1e9)
+        assert known.fastest("BF16") == known.peak("BF16")
+    assert ceilings.at_best("FP32", {"FP32": 5.0, "TF32": 12.0, "BF16": 54.0}) == 6.0
+    assert ceilings.at_best("TF32", {"FP32": 5.0}) == 0.0
+    refuse_impossible_times(*found(1e12 / 1.7e14))  # ignota, ma con BF16 a 800 TFLOP/s
+
+
 def test_on_an_unknown_chip_twice_the_measured_ceiling_is_impossible():
-    limit = 1e12 / 1e14
+    limit = 9e12 / 8e14 / 2
     refuse_impossible_times(*found(limit * 1.01))
     with pytest.raises(ImpossibleTimeError):
         refuse_impossible_times(*found(limit * 0.99))
@@ -779,6 +790,19 @@ def test_a_variable_that_forces_tf32_stops_the_session(tmp_path):
     assert "1 passed" in session(tmp_path, ONE, NVIDIA_TF32_OVERRIDE="0")
     told = session(tmp_path, ONE, NVIDIA_TF32_OVERRIDE="1")
     assert "ValueError: NVIDIA_TF32_OVERRIDE: dato: 1; atteso: 0, o nulla" in told
+
+
+@pytest.mark.usefixtures("precision")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("CUBLAS_EMULATE_SINGLE_PRECISION", "1"), ("CUBLAS_EMULATION_STRATEGY", "eager")],
+)
+def test_a_variable_that_emulates_fp32_is_refused(monkeypatch, name, value):
+    monkeypatch.setenv(name, "0")
+    bench_conftest.plain_fp32()
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name}: dato: {value}; atteso: 0, o nulla"):
+        bench_conftest.plain_fp32()
 
 
 @pytest.mark.usefixtures("precision")

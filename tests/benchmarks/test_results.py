@@ -207,7 +207,7 @@ def test_a_broken_field_is_named_with_its_file(small, drop, where, value, compla
         (("ceilings", "chip"), "H100", "ceilings.chip: \"H100\"; atteso null, o una fra A100"),
         (("ceilings", "datasheet_gbs"), 1.0, "ceilings.datasheet_gbs: 1.0; dagli altri campi"),
         ((*FP32, "datasheet"), 1.0, "ceilings.gemm[FP32].datasheet: 1.0; dagli altri campi viene"),
-        ((*FP32, "gflops"), 106e3, "ceilings.gemm[FP32].gflops: 106000.0; atteso al più 1.05e+05"),
+        ((*FP32, "gflops"), 176e3, "ceilings.gemm[FP32].gflops: 176000.0; atteso al più 1.75e+05"),
         (("ceilings", "copy_gbs"), 4300.0, "ceilings.copy_gbs: 4300.0; atteso al più 4200 GB/s"),
         (("ceilings", "clocks", "sm_max_mhz"), 9e3, "clocks[sm_max_mhz]: 9000.0; atteso al più"),
         ((*INFO, "copy_gbs"), 2e5, "extra_info.copy_gbs: 200000.0; dagli altri campi viene 2000"),
@@ -345,9 +345,9 @@ def test_sessions_without_ceilings_have_limits_too(small):
 
 
 def test_a_card_whose_clock_goes_beyond_its_datasheet_is_not_refused(on_gpu):
-    faster = forged(on_gpu, flops=5.75)  # 115 TFLOP/s in FP32, su 100 dichiarati
-    assert "«nostro»: 115000 GFLOP/s in FP32, oltre il limite di 105000;" in refusal(faster)
-    faster["ceilings"]["clocks"]["sm_max_mhz"] = 1.2 * schema.GPUS[-1].clock / 1e6
+    faster = forged(on_gpu, flops=9.2)  # 184 TFLOP/s in FP32: imitato in TF32, al più 500 / 3
+    assert "«nostro»: 184000 GFLOP/s in FP32, oltre il limite di 175000;" in refusal(faster)
+    faster["ceilings"]["clocks"]["sm_max_mhz"] = 1.2 * schema.GPUS[-1].tensor_clock / 1e6
     schema.check(faster)
 
 
