@@ -89,6 +89,10 @@ RECORDED = {
         "void cutlass::device_kernel<cutlass::gemm::kernel::GemmUniversal<cute::tuple<int>, cutlass"
         "::gemm::collective::CollectiveMma<cutlass::gemm::MainloopSm90TmaGmmaWarpSpecialized<4>>>>",
         "void cutlass::device_kernel<K<cute::MMA_Atom<cute::SM80_16x8x16_F32BF16BF16F32_TN>>>(P)",
+        "void cutlass::device_kernel<K<cute::MMA_Atom<cute::SM120_16x8x32_TN<e4m3, float>>>>(P)",
+        "_ZN7cutlass13device_kernelI1KN4cute8MMA_AtomIJNS4_24SM120_SPARSE_16x8x64_TNINS_3eEEEE",
+        "cutlass3x_sm100_sptensorop_spgemm_f16_f16_f32_f16_f16_128x128x128_2x1x1_0_tnn_align16",
+        "cutlass3x_sm1xx_bstensorop_gemm_ue8m0xe4m3_ue8m0xe4m3_f32_bf16_bf16_128x128x128_tnn",
         # scale a blocchi, su Blackwell
         "cutlass3x_sm100_bstensorop_s256x256x64gemm_block_scaled_ue4m3xf4_ue4m3xf4_f32_bf16_tnn",
         "cutlass3x_sm120_bstensorop_s16864gemm_block_scaled_ue4m3xe2m1_ue4m3xe2m1_f32_bf16_tnn",
@@ -119,6 +123,8 @@ RECORDED = {
         "void cutlass::device_kernel<cutlass::fmha::kernel::Sm100FmhaFwdKernelTmaWarpspecialized<"
         "cute::SM100_MMA_F16BF16_SS<int>>>(P)",
         "void deep_gemm::sm100_fp8_gemm_1d1d_impl<(cute::UMMA::Major)0, (cute::UMMA::Major)0>(P)",
+        "void deep_gemm::sm90_fp8_gemm_1d2d_impl<0u, 4096u>(P)",
+        "_ZN9deep_gemm23sm90_fp8_gemm_1d2d_implILj0ELj4096EEEvP",
         # chi nomina l'istruzione
         "void at::native::tinygemm_m16n8k16_chunk_kernel<ALayout_RM<2>>(int)",
         "void allspark::ampere_hgemm_W8A16_perc_f16_f16_hmma16816_multistage_AN_splitk_kernel<P>()",
@@ -147,6 +153,14 @@ RECORDED = {
         "void cutlass::Kernel2<cutlass::gemm::kernel::DefaultGemmUniversal<cutlass::layout::"
         "RowMajor, cutlass::arch::OpClassSimt>>(P)",
         "maxwell_gcgemm_64x32_nt",
+        "void sgemm_largek_lds64<true, false, 5, 5, 4, 4, 4, 32>(float*, float const*)",
+        # due FMA FP32 per istruzione, su Blackwell: l'atomo di CuTe ha profondità 1
+        "void cutlass::device_kernel<cutlass::gemm::kernel::GemmUniversal<cute::tuple<int>, cutlass"
+        "::gemm::collective::CollectiveMma<cutlass::gemm::MainloopSm80CpAsync<3>, cute::TiledMMA<"
+        "cute::MMA_Atom<cute::SM100_2x1x1_F32F32F32F32>>>>>(P)",
+        "_ZN7cutlass13device_kernelINS_4gemm6kernel13GemmUniversalIN4cute5tupleIJiiiiEEENS1_10"
+        "collective13CollectiveMmaINS1_19MainloopSm80CpAsyncILi3EEENS4_8TiledMMAINS4_8MMA_AtomIJNS4_"
+        "25SM100_1x2x1_F32F32F32F32EEEEEEEEEEvNT_6ParamsE",
         "sgemm_32x32x32_NN_vec",
         # TensorRT, con kernel compilati per chip senza Tensor Core
         "trt_maxwell_scudnn_128x32_relu_interior_nn_v1",
