@@ -448,6 +448,7 @@ def of_contest(entry: dict[str, Any], session: dict[str, Any], where: str) -> It
     yield from untrue(of_roofs(contest, session), f"{where}.")
     yield from untrue(of_scores(contest, session), f"{where}.")
     yield from untrue(of_tokens(contest), f"{where}.")
+    yield from of_hours(contest, where)
     yield from impossible(contest, session, where)
     yield from of_proofs(contest, session, where)
 
@@ -471,6 +472,16 @@ def of_work(contest: dict[str, Any], stats: dict[str, Any]) -> Pairs:
     yield "intensity", contest["intensity"], contest["flops"] / contest["bytes"]
     median = contest["contestants"][first]["median"]
     yield f"contestants[{first}].median", median, stats["median"]
+
+
+def of_hours(contest: dict[str, Any], where: str) -> Iterator[str]:
+    """Le ore di un addestramento vengono dai suoi passi, e ci sono almeno per il primo."""
+    if "hours" in contest:
+        first, *_ = contest["contestants"]
+        yield from unless("steps" in contest, f"{where}.steps", None, "i passi che fanno le ore")
+        for name in ("hours", "tokens_per_second"):
+            found = contest.get(name, {})
+            yield from unless(first in found, f"{where}.{name}", list(found), f"almeno «{first}»")
 
 
 def of_roofs(contest: dict[str, Any], session: dict[str, Any]) -> Pairs:

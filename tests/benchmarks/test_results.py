@@ -445,6 +445,18 @@ def test_tokens_and_hours_follow_from_time_and_shape(small, name, wrong):
     assert ("hours" if name == "steps" else name) in refusal(changed(small, (*INFO, name), wrong))
 
 
+@pytest.mark.parametrize("name", ["steps", "tokens_per_second", "hours"])
+def test_hours_come_with_their_steps_and_with_the_first_contestant(small, name):
+    info = small["benchmarks"][0]["extra_info"]
+    info |= {"shape": {"batch": 1, "n": 10}, **TOKENS}
+    if name == "hours":
+        info["hours"] = {"altri": 0.08 / 3600}
+        info["tokens_per_second"]["altri"] = 10 / 0.0008
+    else:
+        del info[name]
+    assert f"extra_info.{name}: " in refusal(small)
+
+
 # I verdetti sui Tensor Core.
 
 
