@@ -190,13 +190,25 @@ def chip() -> Gpu | None:
 def recognized(name: str, capability: str, sms: int, memory_gb: float) -> Gpu | None:
     """La scheda della tabella con quel nome, se tornano anche generazione, SM e memoria.
 
+OTHER_CARDS = {
+    *("PCIE", "NVL", "TI", "SUPER", "D", "LAPTOP", "MOBILE", "MAX", "MIG", "GRID"),
+    *("32GB", "40GB", "64GB", "94GB", "96GB"),
+}
+"""Le parole che, accanto al nome di una scheda della tabella, ne fanno un'altra."""
+
+
+def is_named(gpu: Gpu, name: str) -> bool:
+    """Vero se un nome è proprio quello di una scheda, e non di una che ne porta anche il nome."""
+    words = name.upper().replace("-", " ").split()
+    return f" {gpu.name.upper()} " in f" {' '.join(words)} " and OTHER_CARDS.isdisjoint(words)
+
+
     Lo stesso nome copre schede diverse: le H100 su PCIe hanno meno SM, le A100 da 40 GB una
-    memoria più lenta. Nel dubbio la scheda non è riconosciuta.
+    memoria più lenta, e lo dice una parola in più. Nel dubbio la scheda non è riconosciuta.
     """
     for gpu in GPUS:
-        same_kind = f" {gpu.name} " in f" {name.replace('-', ' ')} "
         same_size = sms == gpu.sms and 0.9 < memory_gb / gpu.memory_gb < 1.1
-        if same_kind and same_size and capability == gpu.capability:
+        if is_named(gpu, name) and same_size and capability == gpu.capability:
             return gpu
     return None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks import tensor_cores
-from benchmarks.ceilings import BOOST, Ceilings
+from benchmarks.ceilings import BOOST, Ceilings, is_named
 from benchmarks.contest import (
     MARGIN,
     MIN_ROUNDS,
@@ -581,9 +581,8 @@ DRIFT = 4.0
 
 def chip_of(session: dict[str, Any]) -> Gpu | None:
     """La scheda che la sessione nomina, se è nella tabella e `machine_info` la conferma."""
-    name = session.get("ceilings", {}).get("chip")
-    words = f" {session['machine_info']['gpu'] or ''} ".replace("-", " ")
-    return next((gpu for gpu in GPUS if gpu.name == name and f" {name} " in words), None)
+    name, card = session.get("ceilings", {}).get("chip"), session["machine_info"]["gpu"] or ""
+    return next((gpu for gpu in GPUS if gpu.name == name and is_named(gpu, card)), None)
 
 
 def roofs_of(session: dict[str, Any]) -> Ceilings:

@@ -26,7 +26,7 @@ from benchmarks.contest import (
 )
 from benchmarks.honest_data import DegenerateDataError, refuse_degenerate_data
 from benchmarks.stopwatch import EventTimer
-from gpu_notes.sm_map import A100, B200, GPUS, H100, H200, RTX_4090, peak
+from gpu_notes.sm_map import A100, B200, GPUS, H100, H200, RTX_4090, RTX_5090, peak
 from weave.house import ROOT
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="qui non c'è una GPU CUDA")
@@ -200,6 +200,11 @@ def test_on_a_gpu_a_warm_cache_gives_no_advantage():
         ("NVIDIA GeForce RTX 4090 Laptop GPU", "8.9", 76, 17.1, None),
         ("NVIDIA GH200 480GB", "9.0", 132, 102.0, None),
         ("NVIDIA L40S", "8.9", 142, 47.8, None),
+        ("NVIDIA A100 80GB PCIe", "8.0", 108, 85.1, None),
+        ("NVIDIA A100-PCIE-80GB", "8.0", 108, 85.1, None),
+        ("NVIDIA H200 NVL", "9.0", 132, 150.1, None),
+        ("NVIDIA GeForce RTX 5090 D", "12.0", 170, 33.7, None),
+        ("NVIDIA GeForce RTX 5090", "12.0", 170, 33.7, RTX_5090),
     ],
 )
 def test_a_chip_is_recognized_only_if_everything_agrees(name, capability, sms, memory, expected):

@@ -377,6 +377,12 @@ def test_what_a_contest_writes_on_a_card_of_the_table_is_valid(
     schema.check({**on_gpu, "benchmarks": [entry], "ceilings": ceilings.published()})
 
 
+@pytest.mark.parametrize("card", ["Scheda Finta Ti", "Scheda Finta-40GB", "Finta Max-Q", "Finte"])
+def test_a_card_that_only_shares_the_name_has_no_datasheet(on_gpu, card):
+    told = 'ceilings.chip: "Finta"; atteso null, o una fra A100'
+    assert told in refusal(changed(on_gpu, ("machine_info", "gpu"), card))
+
+
 def test_bytes_that_the_memory_cannot_move_are_refused(on_gpu):
     assert "«nostro»: 4750 GB/s dalla memoria, oltre il limite di 4200;" in refusal(
         forged(on_gpu, seconds=0.2)
