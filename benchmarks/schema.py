@@ -384,13 +384,17 @@ def identity(entry: dict[str, Any]) -> tuple[str, str, str, str]:
 
 
 def repeated(entries: list[dict[str, Any]]) -> Iterator[str]:
-    """Una gara sta nel file una volta sola."""
-    known = set()
+    """Una gara sta nel file una volta sola; quelle di una figura hanno lo stesso riferimento."""
+    known, baselines = set(), {}
     for place, entry in enumerate(entries):
-        named = entry["group"], entry["name"]
-        expected = f"un nome che nel gruppo «{entry['group']}» non ci sia già"
-        yield from unless(named not in known, f"benchmarks[{place}].name", named[1], expected)
-        known.add(named)
+        at, (group, label, *numbers) = f"benchmarks[{place}].extra_info", identity(entry)
+        expected = f"una gara che nel gruppo «{group}» non ci sia già"
+        yield from unless(identity(entry) not in known, f"{at}.label", label, expected)
+        known.add(identity(entry))
+        found = entry["extra_info"]["baseline"]
+        first = baselines.setdefault((group, *numbers), found)
+        expected = f"«{first}», come la prima gara del gruppo «{group}»"
+        yield from unless(found == first, f"{at}.baseline", found, expected)
 
 
 CHOICES = ("causal",)

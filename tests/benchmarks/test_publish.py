@@ -226,8 +226,6 @@ import pytest
 import torch
 from benchmarks.contest import Work, clock
 
-WORK = Work("prova", {"n": 64}, flops=2 * 64**3, numbers=3 * 64**2)
-
 
 @pytest.mark.benchmark(group="prova", timer=clock)
 @pytest.mark.parametrize("place", range(3))
@@ -236,7 +234,8 @@ def test_product(contest, monkeypatch, place):
     if place == 2 and os.environ.get("KILL"):
         os.kill(os.getpid(), 9)
     a, b = torch.randn(2, 64, 64)
-    contest({"noi": lambda: a @ b, "loro": lambda: a.mm(b)}, "loro", WORK)
+    work = Work(f"gara {place}", {"n": 64}, flops=2 * 64**3, numbers=3 * 64**2)
+    contest({"noi": lambda: a @ b, "loro": lambda: a.mm(b)}, "loro", work)
 """
 
 

@@ -400,8 +400,20 @@ def test_contests_of_a_group_have_the_same_dimensions(growing):
 
 
 def test_a_contest_is_in_a_file_only_once(small):
-    small["benchmarks"] *= 2
-    assert 'benchmarks[1].name: "test_0"; atteso un nome che nel gruppo «prova»' in refusal(small)
+    (entry,) = small["benchmarks"]
+    small["benchmarks"] = [entry, {**entry, "name": "un altro"}]
+    told = 'benchmarks[1].extra_info.label: "n = 10"; atteso una gara che nel gruppo «prova» non'
+    assert told in refusal(small)
+
+
+def test_contests_of_a_figure_have_the_same_baseline(growing, on_gpu):
+    """Le didascalie nominano il riferimento della prima."""
+    found = changed(growing, ("benchmarks", 1, *INFO[2:], "baseline"), "auto-attenzione")
+    told = 'benchmarks[1].extra_info.baseline: "auto-attenzione"; atteso «nn.RNN», come la prima'
+    assert told in refusal(found)
+    for entry in on_gpu["benchmarks"][2:]:  # quelle in BF16 stanno in un'altra figura
+        entry["extra_info"]["baseline"] = "nostro"
+    schema.check(forged(on_gpu))
 
 
 def test_a_day_of_difference_between_time_zones_is_allowed(small, measured):
