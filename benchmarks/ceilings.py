@@ -37,8 +37,8 @@ COPIED = {"cuda": 2**30, "cpu": 2**28}
 REPETITIONS = 7
 """Quante volte si misura ogni tetto; vale la mediana."""
 
-FP8_CAPABILITY = (8, 9)
-"""La prima generazione con prodotti in FP8."""
+FIRST_CAPABILITY = {"TF32": (8, 0), "BF16": (8, 0), "FP8": (8, 9)}
+"""La prima generazione di NVIDIA che moltiplica in un formato; gli altri li hanno tutte."""
 
 BOOST = 1.5
 """Di quanto, al più, la frequenza massima di una scheda supera quella dei picchi dichiarati."""
@@ -120,11 +120,14 @@ def measure() -> Ceilings:
 
 
 def measurable() -> list[str]:
-    """I formati che questa macchina moltiplica: su CPU, FP32 e BF16."""
+    """I formati che questa macchina moltiplica: su CPU, FP32 e BF16.
+
+    Le GPU di AMD numerano le generazioni in un altro modo: nel dubbio, solo quelli di tutte.
+    """
     if DEVICE == "cpu":
         return ["FP32", "BF16"]
-    eight_bits = torch.cuda.get_device_capability() >= FP8_CAPABILITY
-    return [name for name in FORMATS if name != "FP8" or eight_bits]
+    capability = (0, 0) if torch.version.hip else torch.cuda.get_device_capability()
+    return [name for name in FORMATS if FIRST_CAPABILITY.get(name, (0, 0)) <= capability]
 
 
 def fastest_product(form: str) -> tuple[float, int]:
@@ -187,9 +190,6 @@ def chip() -> Gpu | None:
     return recognized(found.name, capability, found.multi_processor_count, memory)
 
 
-def recognized(name: str, capability: str, sms: int, memory_gb: float) -> Gpu | None:
-    """La scheda della tabella con quel nome, se tornano anche generazione, SM e memoria.
-
 OTHER_CARDS = {
     *("PCIE", "NVL", "TI", "SUPER", "D", "LAPTOP", "MOBILE", "MAX", "MIG", "GRID"),
     *("32GB", "40GB", "64GB", "94GB", "96GB"),
@@ -202,6 +202,9 @@ def is_named(gpu: Gpu, name: str) -> bool:
     words = name.upper().replace("-", " ").split()
     return f" {gpu.name.upper()} " in f" {' '.join(words)} " and OTHER_CARDS.isdisjoint(words)
 
+
+def recognized(name: str, capability: str, sms: int, memory_gb: float) -> Gpu | None:
+    """La scheda della tabella con quel nome, se tornano anche generazione, SM e memoria.
 
     Lo stesso nome copre schede diverse: le H100 su PCIe hanno meno SM, le A100 da 40 GB una
     memoria più lenta, e lo dice una parola in più. Nel dubbio la scheda non è riconosciuta.

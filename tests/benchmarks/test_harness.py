@@ -246,6 +246,23 @@ def test_ceilings_of_a_cpu_are_measured_and_have_no_datasheet():
     assert published["copy_gbs"] == pytest.approx(found.copy / 1e9)
 
 
+@pytest.mark.parametrize(
+    ("capability", "hip", "expected"),
+    [
+        ((7, 0), None, ["FP32", "FP16"]),
+        ((7, 5), None, ["FP32", "FP16"]),
+        ((8, 0), None, ["FP32", "TF32", "FP16", "BF16"]),
+        ((8, 9), None, ["FP32", "TF32", "FP16", "BF16", "FP8"]),
+        ((9, 4), "6.2", ["FP32", "FP16"]),
+    ],
+)
+def test_only_formats_that_the_chip_has_are_measured(monkeypatch, capability, hip, expected):
+    monkeypatch.setattr(ceilings, "DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert ceilings.measurable() == expected
+
+
 @pytest.mark.usefixtures("quick")
 def test_the_ceiling_is_the_fastest_size(monkeypatch):
     seconds = {16: 1.0, 32: 16.0}  # il lato 32 fa otto volte i conti in sedici volte il tempo
@@ -286,7 +303,7 @@ def test_precision_of_products_is_put_back():
 
 @GPU
 def test_eight_bit_products_are_right():
-    if torch.cuda.get_device_capability() < ceilings.FP8_CAPABILITY:
+    if torch.cuda.get_device_capability() < ceilings.FIRST_CAPABILITY["FP8"]:
         pytest.skip("questa GPU non ha prodotti in FP8")
     a, b = torch.randn(2, 64, 64, device="cuda").to(torch.float8_e4m3fn)
     exact = a.double() @ b.double().T.T
