@@ -579,6 +579,9 @@ FASTEST_CORE = 1e4
 FASTEST_GPU = 1e8
 """GFLOP/s che una GPU non raggiunge: le più svelte, in FP4, ne fanno un decimo."""
 
+FASTEST_COPY = {True: 1e5, False: 1e4}
+"""GB/s che nessuna memoria raggiunge: vero, quella di una GPU; falso, quella di una CPU."""
+
 DRIFT = 4.0
 """Di quanto, al più, il prodotto di una gara supera il più veloce trovato dalla sessione."""
 
@@ -609,9 +612,10 @@ def of_ceilings(session: dict[str, Any]) -> Iterator[str]:
     for form, product in found["gemm"].items():
         at = f"ceilings.gemm[{form}].gflops"
         yield from too_fast(product["gflops"], most(form, session), at, "GFLOP/s")
+    widest = FASTEST_COPY[session["machine_info"]["gpu"] is not None]
+    limit = MARGIN[True] * chip.bandwidth / 1e9 if chip else widest
+    yield from too_fast(found["copy_gbs"], limit, "ceilings.copy_gbs", "GB/s")
     if chip:
-        limit = MARGIN[True] * chip.bandwidth / 1e9
-        yield from too_fast(found["copy_gbs"], limit, "ceilings.copy_gbs", "GB/s")
         highest, limit = found["clocks"].get("sm_max_mhz", 0.0), BOOST * chip.clock / 1e6
         yield from too_fast(highest, limit, "ceilings.clocks[sm_max_mhz]", "MHz")
 

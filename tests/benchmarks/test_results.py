@@ -383,6 +383,25 @@ def test_a_card_that_only_shares_the_name_has_no_datasheet(on_gpu, card):
     assert told in refusal(changed(on_gpu, ("machine_info", "gpu"), card))
 
 
+def test_a_format_that_the_card_does_not_have_has_no_roof(on_gpu):
+    product = {"gflops": 1.0, "size": 8192, "datasheet": None}
+    found = changed(on_gpu, ("ceilings", "gemm", "FP64"), product)
+    assert "ceilings.gemm[FP64].gflops: 1.0; atteso al più 0 GFLOP/s" in refusal(found)
+
+
+@pytest.mark.parametrize(
+    ("card", "field", "value", "most"),
+    [
+        ("Scheda ignota", FP32, {"gflops": 2e8, "size": 4096, "datasheet": None}, "1e+08 GFLOP/s"),
+        ("Scheda ignota", ("ceilings", "copy_gbs"), 2e5, "1e+05 GB/s"),
+        (None, ("ceilings", "copy_gbs"), 2e4, "1e+04 GB/s"),
+    ],
+)
+def test_an_unknown_machine_has_limits_too(on_gpu, card, field, value, most):
+    found = changed(changed(on_gpu, ("machine_info", "gpu"), card), field, value)
+    assert f"; atteso al più {most}" in "\n".join(schema.of_ceilings(found))
+
+
 def test_bytes_that_the_memory_cannot_move_are_refused(on_gpu):
     assert "«nostro»: 4750 GB/s dalla memoria, oltre il limite di 4200;" in refusal(
         forged(on_gpu, seconds=0.2)
