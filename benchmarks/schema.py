@@ -453,6 +453,10 @@ def of_contest(entry: dict[str, Any], session: dict[str, Any], where: str) -> It
     yield from untrue(of_scores(contest, session), f"{where}.")
     yield from untrue(of_tokens(contest), f"{where}.")
     yield from of_hours(contest, where)
+    yield from of_product(contest, where)
+    proven = "proofs" in contest or not entry["group"].startswith("tensor_cores")
+    wanted = "un oggetto con gli indizi, che in questo gruppo ogni gara su GPU ha"
+    yield from unless(proven or contest["device"] == "cpu", f"{where}.proofs", None, wanted)
     yield from impossible(contest, session, where)
     yield from of_proofs(contest, session, where)
 
@@ -486,6 +490,15 @@ def of_hours(contest: dict[str, Any], where: str) -> Iterator[str]:
         for name in ("hours", "tokens_per_second"):
             found = contest.get(name, {})
             yield from unless(first in found, f"{where}.{name}", list(found), f"almeno «{first}»")
+
+
+def of_product(contest: dict[str, Any], where: str) -> Iterator[str]:
+    """Di un prodotto di matrici, le dimensioni dicono il nome e le operazioni."""
+    if contest["shape"].keys() == {"m", "k", "n"}:
+        m, k, n = (contest["shape"][name] for name in "mkn")
+        label, flops = f"{m}×{k}×{n}", 2 * m * k * n
+        yield from unless(contest["label"] == label, f"{where}.label", contest["label"], label)
+        yield from unless(contest["flops"] == flops, f"{where}.flops", contest["flops"], f"{flops}")
 
 
 def of_roofs(contest: dict[str, Any], session: dict[str, Any]) -> Pairs:
@@ -701,6 +714,8 @@ def of_proofs(contest: dict[str, Any], session: dict[str, Any], where: str) -> I
                 "formato di cui si è misurato il tetto"
             )
             continue
+        most = (1 + TOLERANCE) * found["error"]
+        yield from between(0.0, found["product_error"], most, f"{at}.product_error", "da error")
         misplaced = [field for field in JUDGED if (field in found) != judged]
         yield from (f"{at}.{field}: {wrong}" for field in misplaced)
         if judged and not misplaced:

@@ -511,7 +511,8 @@ def proven(on_gpu):
     proof = {"error": 2e-7, "product_error": 2e-7, **formats.told(evidences, names)}
     entry = on_gpu["benchmarks"][0]
     entry["group"] = "dimostrata"
-    entry["extra_info"] |= {"shape": {"m": 10, "k": 768, "n": 3072}, "proofs": {"nostro": proof}}
+    shape = {"m": 10, "k": 500, "n": 100_000}
+    entry["extra_info"] |= {"shape": shape, "label": "10×500×100000", "proofs": {"nostro": proof}}
     return on_gpu
 
 
@@ -534,6 +535,7 @@ def test_a_verdict_written_by_a_contest_is_valid(proven):
         (("verdict",), "forse", 'proofs[nostro].verdict: "forse"; atteso «sì», «no» o «non'),
         (("verdict",), ..., "proofs[nostro].verdict: manca"),
         (("reason",), "lo dico io", 'proofs[nostro].reason: "lo dico io"; atteso «lo dicono:'),
+        (("product_error",), 3e-7, "product_error: 3e-07; atteso fra 0.0 e 2.0000"),
         (("evidence",), {}, "proofs[nostro].evidence: {}; atteso un oggetto non vuoto"),
         (("evidence",), SILENT, 'proofs[nostro].verdict: "sì"; atteso «non dimostrato»'),
         (("evidence", "errore"), ..., 'proofs[nostro].evidence: ["nomi dei kernel",'),
@@ -546,6 +548,25 @@ def test_a_verdict_follows_from_its_evidence(proven, where, value, complaint):
     assert complaint in refusal(changed(proven, (*PROOF, *where), value))
 
 
+@pytest.mark.parametrize(
+    ("where", "value", "complaint"),
+    [
+        ((*INFO, "label"), "prodotto", 'extra_info.label: "prodotto"; atteso 10×500×100000'),
+        ((*INFO, "shape", "m"), 11, "extra_info.flops: 1000000000; atteso 1100000000"),
+    ],
+)
+def test_the_dimensions_of_a_product_tell_its_name_and_its_work(proven, where, value, complaint):
+    assert complaint in refusal(changed(proven, where, value))
+
+
+def test_formats_on_a_gpu_have_their_proofs(proven):
+    entry = proven["benchmarks"][0]
+    entry["group"] = "tensor_cores"
+    schema.check(proven)
+    del entry["extra_info"]["proofs"]
+    assert "extra_info.proofs: null; atteso un oggetto con gli indizi" in refusal(proven)
+
+
 def test_a_silent_evidence_may_speak_today(proven):
     """Le regole possono imparare a leggere di più: un file di prima resta valido."""
     schema.check(changed(proven, (*PROOF, "error"), tensor_cores.ROUNDED_PRODUCT))
@@ -556,6 +577,8 @@ def test_a_silent_evidence_may_speak_today(proven):
 
 def test_the_evidence_of_the_rate_depends_on_the_highest_clock(proven):
     proven["benchmarks"] = proven["benchmarks"][:1]
+    proven["benchmarks"][0]["extra_info"]["shape"]["m"] *= 104
+    proven["benchmarks"][0]["extra_info"]["label"] = "1040×500×100000"
     found = changed(forged(proven, flops=104), (*PROOF, "evidence", "ritmo", "says"), "sì")
     found = changed(found, (*PROOF, "reason"), "lo dicono: nomi dei kernel, ritmo")
     refused = 'evidence[ritmo].says: "sì"; atteso «non dimostrato»'
