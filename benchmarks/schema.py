@@ -834,7 +834,7 @@ def published(folder: Path) -> Iterator[dict[str, Any]]:
     """
     machines: dict[Path, dict[str, Any]] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() == ".json":
+        if path.is_file() or path.suffix.lower() == ".json":
             session = read(path)
             first = machines.setdefault(path.parent, session["machine_info"])
             wrong = [*misplaced(path, session, folder), *strange(session["machine_info"], first)]

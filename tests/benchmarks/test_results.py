@@ -760,6 +760,15 @@ def test_a_mark_at_the_start_of_a_utf_8_file_does_no_harm(drop, small):
 
 def test_the_latest_file_of_each_machine_is_shown_and_gpus_come_first(drop, small, on_gpu):
     for cores, moment in (
+@pytest.mark.usefixtures("from_there")
+@pytest.mark.parametrize("name", ["2026-06-12.json.parziale", "2026-06-12.jsn", "appunti.txt"])
+def test_any_other_file_among_the_results_stops_the_page(drop, small, name):
+    drop(small)
+    drop(small, name)
+    with pytest.raises(SuperFencesException, match=f"il file si chiama «{re.escape(name)}»"):
+        misura("prova")
+
+
         (2, "2026-06-12T23:30:00-08:00"),
         (2, "2026-06-13T01:00:00+00:00"),
         (2, "2026-06-11T10:00:00"),
