@@ -24,8 +24,14 @@ from benchmarks.contest import (
 from benchmarks.tensor_cores import Evidence
 from gpu_notes.sm_map import GPUS, Gpu
 
+FIRST_DAY = datetime.date(2026, 1, 1)
+"""Prima di questo giorno qui non si misurava nulla."""
+
 CEILINGS_SINCE = datetime.date(2026, 11, 26)
 """Da questo giorno ogni sessione misura i tetti; i file di prima non li hanno."""
+
+MOST_ROUNDS = 10_000
+"""Più giri di così una gara non ne fa."""
 
 TOLERANCE = 1e-6
 """Di quanto, in proporzione, può scostarsi un numero ricavato da altri numeri del file."""
@@ -175,6 +181,15 @@ POSITIVE = Leaf("un numero finito maggiore di 0", lambda value: is_number(value)
 
 NOT_NEGATIVE = Leaf("un numero finito, almeno 0", lambda value: is_number(value) and value >= 0)
 
+
+def within(low: float, high: float, unit: str) -> Leaf:
+    """Un numero fra due estremi: fuori di lì l'unità è un'altra."""
+    expected = f"un numero fra {low:g} e {high:g} {unit}"
+    return Leaf(expected, lambda value: is_number(value) and low <= value <= high)
+
+
+SECONDS = within(1e-9, 1e5, "secondi")
+
 NAME = Leaf(
     "un testo non vuoto, di caratteri che si vedono, senza < > | ` $",
     lambda value: (
@@ -188,6 +203,10 @@ NAME = Leaf(
 COUNT = Leaf("un intero maggiore di 0", lambda value: is_whole(value) and value > 0)
 
 WHOLE = Leaf("un intero, almeno 0", lambda value: is_whole(value) and value >= 0)
+
+MEMORY = Leaf(
+    "un intero di byte, fra 0 e 10¹³", lambda value: is_whole(value) and 0 <= value <= 1e13
+)
 
 MOMENT = Leaf("una data ISO 8601 con l'ora", is_moment)
 
@@ -226,14 +245,14 @@ SCORED_WITH_CEILINGS: dict[str, Rule] = {
 
 SCORE = Fields(
     {
-        "median": POSITIVE,
+        "median": SECONDS,
         "iqr": NOT_NEGATIVE,
         "gflops": OrNull(POSITIVE),
         "gemm_fraction": OrNull(POSITIVE),
         "ratio": POSITIVE,
-        "extra_bytes": NOT_NEGATIVE,
+        "extra_bytes": MEMORY,
     },
-    {**SCORED_WITH_CEILINGS, "queueing": POSITIVE},
+    {**SCORED_WITH_CEILINGS, "queueing": SECONDS},
 )
 """Un concorrente: ritmi e frazioni sono `null` se fa un lavoro diverso da quello dichiarato.
 
@@ -308,7 +327,10 @@ ENTRY = Fields(
 )
 """Una voce di pytest-benchmark, ridotta a ciò che si pubblica; i primi file hanno meno campi."""
 
-CLOCKS: dict[str, Rule] = dict.fromkeys(("sm_mhz", "memory_mhz", "sm_max_mhz", "watt"), POSITIVE)
+CLOCKS: dict[str, Rule] = {
+    **dict.fromkeys(("sm_mhz", "memory_mhz", "sm_max_mhz"), within(100, 1e4, "MHz")),
+    "watt": within(1, 2000, "W"),
+}
 """Le frequenze e la potenza, se si sono potute leggere."""
 
 CEILINGS = Fields(
@@ -366,8 +388,8 @@ def unless(holds: bool, where: str, found: Any, expected: str) -> Iterator[str]:
 def of_date(session: dict[str, Any]) -> Iterator[str]:
     """La data non è futura, a meno di un giorno: i fusi orari; e decide se i tetti servono."""
     day, today = parsed(session["datetime"]).date(), datetime.date.today()
-    near = day <= today + datetime.timedelta(days=1)
-    expected = f"una data non futura; oggi è il {today:%d/%m/%Y}"
+    near = FIRST_DAY <= day <= today + datetime.timedelta(days=1)
+    expected = f"una data dal {FIRST_DAY:%d/%m/%Y}, e non futura; oggi è il {today:%d/%m/%Y}"
     yield from unless(near, "datetime", session["datetime"], expected)
     needed = day >= CEILINGS_SINCE or session["machine_info"]["gpu"] is not None
     if needed and "ceilings" not in session:
@@ -430,7 +452,7 @@ def of_stats(entry: dict[str, Any], where: str) -> Iterator[str]:
     """
     stats, (first, score) = entry["stats"], next(iter(entry["extra_info"]["contestants"].items()))
     rounds, middle, iqr = (stats[name] for name in ("rounds", "median", "iqr"))
-    yield from unless(rounds >= MIN_ROUNDS, f"{where}.stats.rounds", rounds, f"almeno {MIN_ROUNDS}")
+    yield from between(MIN_ROUNDS, rounds, MOST_ROUNDS, f"{where}.stats.rounds", "giri")
     yield from between(stats["min"], middle, stats["max"], f"{where}.stats.median", "min e max")
     slack, least = TOLERANCE * middle, 0.0 if rounds % 4 == 1 else iqr / 2
     widest = stats["max"] - stats["min"] + slack

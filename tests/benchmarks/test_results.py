@@ -172,17 +172,23 @@ FP32 = ("ceilings", "gemm", "FP32")
         ((*INFO, "hours"), {"nostro": 0}, "extra_info.hours[nostro]: 0; atteso un numero"),
         ((*INFO, "baseline"), "nessuno", "extra_info.baseline: \"nessuno\"; atteso uno dei"),
         ((*INFO, "contestants"), {}, "extra_info.contestants: {}; atteso un oggetto non vuoto"),
-        ((*OURS, "median"), -1.0, "contestants[nostro].median: -1.0; atteso un numero finito"),
+        ((*OURS, "median"), -1.0, "contestants[nostro].median: -1.0; atteso un numero fra 1"),
         ((*OURS, "median"), 0.0007, "contestants[nostro].median: 0.0007; dagli altri campi"),
         ((*OURS, "iqr"), -1e-9, "contestants[nostro].iqr: -1e-09; atteso un numero finito"),
         ((*OURS, "ratio"), 0.8, "contestants[nostro].ratio: 0.8; dagli altri campi viene 0.765"),
         ((*OURS, "gflops"), 9.9, "contestants[nostro].gflops: 9.9; dagli altri campi viene 0.74"),
         ((*OURS, "gemm_fraction"), 0.4, "contestants[nostro].gemm_fraction: 0.4; dagli altri"),
-        ((*OURS, "extra_bytes"), None, "contestants[nostro].extra_bytes: null; atteso un numero"),
-        (("datetime",), "2126-01-01T10:00:00", "2126-01-01T10:00:00\"; atteso una data non futura"),
+        ((*OURS, "extra_bytes"), None, "contestants[nostro].extra_bytes: null; atteso un intero"),
+        (("datetime",), "2126-01-01T10:00:00", "2126-01-01T10:00:00\"; atteso una data dal 01"),
+        (("datetime",), "2025-12-31T23:00:00", "\"2025-12-31T23:00:00\"; atteso una data dal 01"),
+        ((*OURS, "median"), 612.0e3, "[nostro].median: 612000.0; atteso un numero fra 1e-09 e 100"),
+        ((*OURS, "queueing"), 6e5, "[nostro].queueing: 600000.0; atteso un numero fra 1e-09 e 100"),
+        ((*OURS, "extra_bytes"), 26.9, "[nostro].extra_bytes: 26.9; atteso un intero di byte"),
+        ((*OURS, "extra_bytes"), 10**14, "[nostro].extra_bytes: 100000000000000; atteso un intero"),
+        ((*STATS, "rounds"), 10**5, "benchmarks[0].stats.rounds: 100000; atteso fra 7 e 10000"),
         ((*STATS, "min"), 5, "stats.median: 0.000612; atteso fra 5 e 9.0, min e max"),
         ((*STATS, "max"), 1e-9, "stats.median: 0.000612; atteso fra 1e-05 e 1e-09, min e max"),
-        ((*STATS, "rounds"), 1, "benchmarks[0].stats.rounds: 1; atteso almeno 7"),
+        ((*STATS, "rounds"), 1, "benchmarks[0].stats.rounds: 1; atteso fra 7 e 10000, giri"),
         ((*STATS, "iqr"), 9.5, "benchmarks[0].stats.iqr: 9.5; atteso fra 0.0 e 8.99"),
         ((*OURS, "iqr"), 1.1e-5, "contestants[nostro].iqr: 1.1e-05; atteso fra"),
         ((*OURS, "iqr"), 4e-6, "contestants[nostro].iqr: 4e-06; atteso fra"),
@@ -209,6 +215,9 @@ def test_a_broken_field_is_named_with_its_file(small, drop, where, value, compla
         ((*FP32, "datasheet"), 1.0, "ceilings.gemm[FP32].datasheet: 1.0; dagli altri campi viene"),
         ((*FP32, "gflops"), 176e3, "ceilings.gemm[FP32].gflops: 176000.0; atteso al più 1.75e+05"),
         (("ceilings", "copy_gbs"), 4300.0, "ceilings.copy_gbs: 4300.0; atteso al più 4200 GB/s"),
+        (("ceilings", "clocks", "sm_mhz"), 1.7e9, "clocks.sm_mhz: 1700000000.0; atteso un numero"),
+        (("ceilings", "clocks", "watt"), 6e5, "clocks.watt: 600000.0; atteso un numero fra 1 e 2"),
+        (("ceilings", "clocks", "gradi"), 75, "ceilings.clocks.gradi: campo in più; attesi solo"),
         (("ceilings", "clocks", "sm_max_mhz"), 9e3, "clocks[sm_max_mhz]: 9000.0; atteso al più"),
         ((*INFO, "copy_gbs"), 2e5, "extra_info.copy_gbs: 200000.0; dagli altri campi viene 2000"),
         ((*INFO, "datasheet", "gbs"), 1.0, "datasheet.gbs: 1.0; dagli altri campi viene 4000.0"),
@@ -313,10 +322,10 @@ def measured():
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"seconds": 1e-6}, "GFLOP/s in FP32, oltre il limite di "),
+        ({"seconds": 1e-3}, "GFLOP/s in FP32, oltre il limite di "),
         ({"flops": 1e6}, "GFLOP/s in FP32, oltre il limite di "),
         ({"seconds": 0.2, "product": 5.0}, "extra_info.gemm_gflops: "),
-        ({"seconds": 1e-6, "product": 1e6, "ceilings": 1e6}, "ceilings.gemm[FP32].gflops: "),
+        ({"seconds": 1e-3, "product": 1e3, "ceilings": 1e3}, "ceilings.gemm[FP32].gflops: "),
     ],
 )
 def test_times_that_no_machine_can_do_are_refused_also_when_all_numbers_agree(
@@ -339,8 +348,8 @@ def test_operations_multiplied_by_ten_are_refused_where_ten_times_is_too_much(me
 
 
 def test_sessions_without_ceilings_have_limits_too(small):
-    assert "«nostro»: 748000 GFLOP/s in FP32, oltre il limite di 4;" in refusal(
-        forged(small, seconds=1e-6)
+    assert "«nostro»: 748 GFLOP/s in FP32, oltre il limite di 4;" in refusal(
+        forged(small, seconds=1e-3)
     )
 
 
@@ -436,9 +445,8 @@ def test_contests_of_a_figure_have_the_same_baseline(growing, on_gpu):
 
 
 def test_a_day_of_difference_between_time_zones_is_allowed(small, measured):
-    today = datetime.date.today()
-    for found, days in ((small, -1000), (measured, 1)):
-        day = today + datetime.timedelta(days)
+    tomorrow = datetime.date.today() + datetime.timedelta(days=1)
+    for found, day in ((small, schema.FIRST_DAY), (measured, tomorrow)):
         schema.check({**found, "datetime": f"{day}T23:59:00+00:00"})
 
 
@@ -752,14 +760,6 @@ def test_a_file_that_cannot_be_read_stops_the_page(drop, small, content, complai
         misura("prova")
 
 
-def test_a_mark_at_the_start_of_a_utf_8_file_does_no_harm(drop, small):
-    path = drop(small)
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert schema.read(path) == small
-
-
-def test_the_latest_file_of_each_machine_is_shown_and_gpus_come_first(drop, small, on_gpu):
-    for cores, moment in (
 @pytest.mark.usefixtures("from_there")
 @pytest.mark.parametrize("name", ["2026-06-12.json.parziale", "2026-06-12.jsn", "appunti.txt"])
 def test_any_other_file_among_the_results_stops_the_page(drop, small, name):
@@ -769,6 +769,14 @@ def test_any_other_file_among_the_results_stops_the_page(drop, small, name):
         misura("prova")
 
 
+def test_a_mark_at_the_start_of_a_utf_8_file_does_no_harm(drop, small):
+    path = drop(small)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert schema.read(path) == small
+
+
+def test_the_latest_file_of_each_machine_is_shown_and_gpus_come_first(drop, small, on_gpu):
+    for cores, moment in (
         (2, "2026-06-12T23:30:00-08:00"),
         (2, "2026-06-13T01:00:00+00:00"),
         (2, "2026-06-11T10:00:00"),
