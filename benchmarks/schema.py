@@ -895,8 +895,9 @@ def slug(machine: dict[str, Any]) -> str:
 
 
 def report(source: str, found: list[str]) -> None:
-    """Solleva i reclami, se ce ne sono."""
+    """Solleva i reclami, se ce ne sono, in un testo che si può sempre scrivere."""
     if found:
         rest = [f"e altri {len(found) - TOLD}"] if len(found) > TOLD else []
         lines = "\n  ".join([*found[:TOLD], *rest])
-        raise SchemaError(f"{source}: non è un file di risultati valido\n  {lines}")
+        text = f"{source}: non è un file di risultati valido\n  {lines}"
+        raise SchemaError(text.encode("utf-8", "backslashreplace").decode("utf-8"))
