@@ -8,7 +8,7 @@ se il chip è fra quelli; se no, non si indovina.
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,11 +37,21 @@ COPIED = {"cuda": 2**30, "cpu": 2**28}
 REPETITIONS = 7
 """Quante volte si misura ogni tetto; vale la mediana."""
 
-FP8_CAPABILITY = (8, 9)
-"""La prima generazione con prodotti in FP8."""
+FIRST_CAPABILITY = {"TF32": (8, 0), "BF16": (8, 0), "FP8": (8, 9)}
+"""La prima generazione di NVIDIA che moltiplica in un formato; gli altri li hanno tutte."""
 
 BOOST = 1.5
 """Di quanto, al più, la frequenza massima di una scheda supera quella dei picchi dichiarati."""
+
+
+EMULATED = {"FP32": {"TF32": 3, "BF16": 9}}
+"""Quanti prodotti, sommati, ne imitano uno in un altro formato: sui Tensor Core, cuBLAS lo fa."""
+
+
+def at_best(form: str, rates: Mapping[str, float]) -> float:
+    """Il ritmo più alto in un formato, anche imitato, dati quelli di tutti; zero, se non si sa."""
+    products = {form: 1, **EMULATED.get(form, {})}
+    return max(rates.get(other, 0.0) / count for other, count in products.items())
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,14 @@ class Ceilings:
         """Hz che gli SM di una scheda non superano: quelli letti o, se mancano, i più alti."""
         return self.clocks.get("sm_max_mhz", BOOST * chip.clock / 1e6) * 1e6
 
+    def fastest(self, form: str) -> float | None:
+        """GFLOP/s che in un formato il chip non supera, nemmeno imitandolo; niente, se non è noto.
+
+        Zero, se quel formato non lo ha.
+        """
+        peaks = {it: peak * self.boost(it) for it in FORMATS if (peak := self.peak(it))}
+        return None if self.chip is None else at_best(form, peaks)
+
     def peak(self, form: str) -> float | None:
         """GFLOP/s dichiarati in un formato; niente, se il chip non è nella tabella."""
         if self.chip is None or form not in {"FP32", *self.chip.tensor_fma}:
@@ -102,11 +120,14 @@ def measure() -> Ceilings:
 
 
 def measurable() -> list[str]:
-    """I formati che questa macchina moltiplica: su CPU, FP32 e BF16."""
+    """I formati che questa macchina moltiplica: su CPU, FP32 e BF16.
+
+    Le GPU di AMD numerano le generazioni in un altro modo: nel dubbio, solo quelli di tutte.
+    """
     if DEVICE == "cpu":
         return ["FP32", "BF16"]
-    eight_bits = torch.cuda.get_device_capability() >= FP8_CAPABILITY
-    return [name for name in FORMATS if name != "FP8" or eight_bits]
+    capability = (0, 0) if torch.version.hip else torch.cuda.get_device_capability()
+    return [name for name in FORMATS if FIRST_CAPABILITY.get(name, (0, 0)) <= capability]
 
 
 def fastest_product(form: str) -> tuple[float, int]:
@@ -169,16 +190,28 @@ def chip() -> Gpu | None:
     return recognized(found.name, capability, found.multi_processor_count, memory)
 
 
+OTHER_CARDS = {
+    *("PCIE", "NVL", "TI", "SUPER", "D", "LAPTOP", "MOBILE", "MAX", "MIG", "GRID"),
+    *("32GB", "40GB", "64GB", "94GB", "96GB"),
+}
+"""Le parole che, accanto al nome di una scheda della tabella, ne fanno un'altra."""
+
+
+def is_named(gpu: Gpu, name: str) -> bool:
+    """Vero se un nome è proprio quello di una scheda, e non di una che ne porta anche il nome."""
+    words = name.upper().replace("-", " ").split()
+    return f" {gpu.name.upper()} " in f" {' '.join(words)} " and OTHER_CARDS.isdisjoint(words)
+
+
 def recognized(name: str, capability: str, sms: int, memory_gb: float) -> Gpu | None:
     """La scheda della tabella con quel nome, se tornano anche generazione, SM e memoria.
 
     Lo stesso nome copre schede diverse: le H100 su PCIe hanno meno SM, le A100 da 40 GB una
-    memoria più lenta. Nel dubbio la scheda non è riconosciuta.
+    memoria più lenta, e lo dice una parola in più. Nel dubbio la scheda non è riconosciuta.
     """
     for gpu in GPUS:
-        same_kind = f" {gpu.name} " in f" {name.replace('-', ' ')} "
         same_size = sms == gpu.sms and 0.9 < memory_gb / gpu.memory_gb < 1.1
-        if same_kind and same_size and capability == gpu.capability:
+        if is_named(gpu, name) and same_size and capability == gpu.capability:
             return gpu
     return None
 

@@ -48,6 +48,13 @@ PUBLISHED_STATS = (
 """Le statistiche che si pubblicano: quante ne chiedono i confronti e gli istogrammi di
 pytest-benchmark. I singoli tempi no."""
 
+OVERRIDES = (
+    "NVIDIA_TF32_OVERRIDE",
+    "CUBLAS_EMULATE_SINGLE_PRECISION",
+    "CUBLAS_EMULATION_STRATEGY",
+)
+"""Le variabili d'ambiente che cambiano i prodotti in FP32 di chiunque."""
+
 VERDICTS = pytest.StashKey[list[dict[str, Any]]]()
 """I verdetti della sessione, per il riassunto."""
 
@@ -93,13 +100,14 @@ def plain_fp32() -> None:
     """FP32 vuol dire FP32, qualunque cosa vogliano le variabili d'ambiente.
 
     cuDNN farebbe in TF32 convoluzioni e ricorrenze, se può; cuBLAS e oneDNN farebbero i prodotti in
-    un tipo più corto, se glielo si è detto.
-    Una variabile comanda più di ogni programma: con quella non si misura.
+    un tipo più corto, se glielo si è detto, oppure cuBLAS li imiterebbe con nove in BF16. Certe
+    variabili comandano più di ogni programma: con quelle non si misura.
     """
     for settings in fp32_settings():
         settings.fp32_precision = "ieee"
-    override = os.environ.get("NVIDIA_TF32_OVERRIDE", "0")
-    require(override == "0", "NVIDIA_TF32_OVERRIDE", override, "0, o nulla")
+    for name in OVERRIDES:
+        override = os.environ.get(name, "0")
+        require(override == "0", name, override, "0, o nulla")
 
 
 @pytest.fixture(params=DTYPES, ids=str)

@@ -16,7 +16,7 @@ import torch
 from torch.autograd.profiler import profile
 
 from attention.s0_abstract import require
-from benchmarks.ceilings import FORMATS, Ceilings
+from benchmarks.ceilings import FORMATS, Ceilings, at_best
 from benchmarks.stopwatch import DEVICE, Run, clock, timed
 
 __all__ = ["DEVICE", "ONE_DTYPE", "ONLY_FP32", "Run", "Work", "clock"]
@@ -254,6 +254,8 @@ def refuse_impossible_times(found: dict[str, Any], ceilings: Ceilings) -> None:
     I byte si controllano solo dove la memoria si conosce, cioè su una scheda della tabella; ciò
     che sta nella cache L2 può non esservi ancora stato scritto.
 
+    L'FP32 si può imitare con i Tensor Core: il suo tetto tiene conto anche di quelli.
+
     Solleva:
         ImpossibleTimeError: se il ritmo di un concorrente supera quello dichiarato del chip, alla
             frequenza più alta, o, se il chip non è noto, il quadruplo di quello misurato.
@@ -261,10 +263,9 @@ def refuse_impossible_times(found: dict[str, Any], ceilings: Ceilings) -> None:
     for name, score in found["contestants"].items():
         if score["gflops"] is None:
             continue
-        peak = ceilings.peak(score["format"])
-        measured = max(ceilings.gemm.get(score["format"], 0.0) / 1e9, found["gemm_gflops"])
-        fastest = peak * ceilings.boost(score["format"]) if peak else measured
-        limit = MARGIN[peak is not None] * fastest
+        declared = ceilings.fastest(score["format"])
+        measured = max(at_best(score["format"], ceilings.gemm) / 1e9, found["gemm_gflops"])
+        limit = MARGIN[bool(declared)] * (declared or measured)
         refuse_beyond(name, score["gflops"], limit, f"GFLOP/s in {score['format']}")
         if ceilings.chip:
             bandwidth = MARGIN[True] * ceilings.chip.bandwidth / 1e9

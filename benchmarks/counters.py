@@ -8,6 +8,7 @@ benchmarks.counters CASI` le esegue in fila, ciascuna preceduta da un kernel che
 import contextlib
 import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -121,26 +122,32 @@ def parse(answer: str) -> list[tuple[str, Counts]]:
 def value(text: str | None) -> float | None:
     """Un numero di ncu, che separa le migliaia con una virgola; niente, se non è un numero."""
     try:
-        return float((text or "").replace(",", ""))
+        number = float((text or "").replace(",", ""))
     except ValueError:
         return None
+    return number if math.isfinite(number) else None
 
 
 def split(kernels: Iterable[tuple[str, Counts]]) -> list[Counts]:
-    """I contatori sommati, un'operazione per volta: un segnale ne apre una nuova.
+    """I contatori sommati, un'operazione per volta: un segnale ne apre una nuova."""
+    operations: list[list[Counts]] = []
+    for name, counts in kernels:
+        if SIGNAL in name:
+            operations.append([])
+        elif operations:
+            operations[-1].append(counts)
+    return [total(operation) for operation in operations]
+
+
+def total(kernels: list[Counts]) -> Counts:
+    """I contatori di un'operazione, dai suoi kernel: soltanto quelli che ncu dà di tutti.
 
     I conteggi si sommano; di una percentuale si tiene la più alta.
     """
-    operations: list[Counts] = []
-    for name, counts in kernels:
-        if SIGNAL in name:
-            operations.append({})
-        elif operations:
-            totals = operations[-1]
-            for metric, number in counts.items():
-                known = totals.get(metric, 0.0)
-                totals[metric] = max(known, number) if "pct" in metric else known + number
-    return operations
+    known = [name for name in (kernels or [{}])[0] if all(name in counts for counts in kernels)]
+    return {
+        name: (max if "pct" in name else sum)(counts[name] for counts in kernels) for name in known
+    }
 
 
 def play(run: Run) -> None:

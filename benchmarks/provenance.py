@@ -41,10 +41,11 @@ def machine() -> dict[str, Any]:
 
 def processor(known: dict[str, Any]) -> str:
     """Il nome del processore. Se non ha cifre, come in molte macchine virtuali, non ne distingue
-    uno dall'altro: vi si aggiungono famiglia e modello, quando si conoscono.
+    uno dall'altro: vi si aggiungono famiglia e modello, quando si conoscono. La frequenza, dopo
+    la chiocciola, non è un nome.
     """
     name = known.get("brand_raw", UNKNOWN)
-    if re.search(r"\d", name) or not {"family", "model"} <= known.keys():
+    if re.search(r"\d", name.partition("@")[0]) or not {"family", "model"} <= known.keys():
         return name
     return f"{name}, famiglia {known['family']}, modello {known['model']}"
 

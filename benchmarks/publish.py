@@ -25,25 +25,32 @@ MEASURED = ROOT / ".benchmarks" / "measured.json"
 def place(measured: dict) -> Path:
     """Il posto di una misura: la macchina, poi il giorno.
 
-    Un file dello stesso giorno si sostituisce solo con uno che ne rifà tutti i gruppi; se no quello
+    Un file dello stesso giorno si sostituisce solo con uno che ne rifà tutte le gare; se no quello
     nuovo gli sta accanto, con un numero: nessuna misura va perduta.
+
+    Solleva:
+        SchemaError: se la cartella è di un'altra macchina, o un suo file non è valido.
     """
-    folder, day = RESULTS / schema.slug(measured["machine_info"]), measured["datetime"][:10]
+    machine, day = measured["machine_info"], measured["datetime"][:10]
+    folder = RESULTS / schema.slug(machine)
+    for path in sorted(folder.glob("*.json")):
+        other = schema.read(path)["machine_info"]
+        schema.report(f"la misura per {folder.name}", list(schema.strange(machine, other)))
     names = itertools.chain([day], (f"{day}-{number}" for number in itertools.count(2)))
     targets = (folder / f"{name}.json" for name in names)
     return next(it for it in targets if not it.exists() or redone(it, measured))
 
 
 def redone(published: Path, measured: dict) -> bool:
-    """Vero se una misura ha tutti i gruppi di un file."""
-    return groups_of(schema.read(published)) <= groups_of(measured)
+    """Vero se una misura ha tutte le gare di un file."""
+    return contests_of(schema.read(published)) <= contests_of(measured)
 
 
 def publish(source: Path) -> None:
     """Controlla un file e lo mette al suo posto, intero; quello di partenza non si tocca.
 
     Solleva:
-        SchemaError: se il file non è valido.
+        SchemaError: se il file non è valido, o la sua cartella è di un'altra macchina.
     """
     target = place(schema.read(source))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -53,9 +60,9 @@ def publish(source: Path) -> None:
     print(f"Misure pubblicate in {target.relative_to(ROOT)}")
 
 
-def groups_of(session: dict) -> set[str]:
-    """I gruppi di gare di un file."""
-    return {entry["group"] for entry in session["benchmarks"]}
+def contests_of(session: dict) -> set[tuple[str, ...]]:
+    """Le gare di un file."""
+    return {schema.identity(entry) for entry in session["benchmarks"]}
 
 
 def measure(options: list[str]) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks import tensor_cores
-from benchmarks.ceilings import BOOST, Ceilings
+from benchmarks.ceilings import BOOST, Ceilings, is_named
 from benchmarks.contest import (
     MARGIN,
     MIN_ROUNDS,
@@ -24,8 +24,14 @@ from benchmarks.contest import (
 from benchmarks.tensor_cores import Evidence
 from gpu_notes.sm_map import GPUS, Gpu
 
+FIRST_DAY = datetime.date(2026, 1, 1)
+"""Prima di questo giorno qui non si misurava nulla."""
+
 CEILINGS_SINCE = datetime.date(2026, 11, 26)
 """Da questo giorno ogni sessione misura i tetti; i file di prima non li hanno."""
+
+MOST_ROUNDS = 10_000
+"""Più giri di così una gara non ne fa."""
 
 TOLERANCE = 1e-6
 """Di quanto, in proporzione, può scostarsi un numero ricavato da altri numeri del file."""
@@ -92,16 +98,18 @@ class Fields:
 
 @dataclass(frozen=True)
 class Each:
-    """Un oggetto con nomi liberi, e una regola per ogni valore."""
+    """Un oggetto con nomi liberi, una regola per ogni valore e, se serve, una per ogni nome."""
 
     rule: Rule
-    empty: bool = False
+    names: Rule | None = None
 
     def complaints(self, value: Any, where: str) -> Iterator[str]:
-        if not isinstance(value, dict) or not (value or self.empty):
-            yield f"{where}: {shown(value)}; atteso un oggetto{'' if self.empty else ' non vuoto'}"
+        if not isinstance(value, dict) or not value:
+            yield f"{where}: {shown(value)}; atteso un oggetto non vuoto"
             return
         for name, found in value.items():
+            if self.names:
+                yield from self.names.complaints(name, f"{where}, un nome")
             yield from self.rule.complaints(found, f"{where}[{name}]")
 
 
@@ -160,7 +168,12 @@ def parsed(moment: str) -> datetime.datetime:
 
 # I mattoni.
 
-TEXT = Leaf("un testo non vuoto", lambda value: isinstance(value, str) and bool(value.strip()))
+TEXT = Leaf(
+    "un testo non vuoto, che UTF-8 sappia scrivere",
+    lambda value: (
+        isinstance(value, str) and bool(value.strip()) and not re.search("[\ud800-\udfff]", value)
+    ),
+)
 
 FLAG = Leaf("true o false", lambda value: isinstance(value, bool))
 
@@ -168,16 +181,32 @@ POSITIVE = Leaf("un numero finito maggiore di 0", lambda value: is_number(value)
 
 NOT_NEGATIVE = Leaf("un numero finito, almeno 0", lambda value: is_number(value) and value >= 0)
 
+
+def within(low: float, high: float, unit: str) -> Leaf:
+    """Un numero fra due estremi: fuori di lì l'unità è un'altra."""
+    expected = f"un numero fra {low:g} e {high:g} {unit}"
+    return Leaf(expected, lambda value: is_number(value) and low <= value <= high)
+
+
+SECONDS = within(1e-9, 1e5, "secondi")
+
 NAME = Leaf(
-    "un testo non vuoto, senza < > | `",
+    "un testo non vuoto, di caratteri che si vedono, senza < > | ` $",
     lambda value: (
-        isinstance(value, str) and bool(re.fullmatch(r"[^<>|`]*[^<>|`\s][^<>|`]*", value))
+        isinstance(value, str)
+        and bool(value.strip())
+        and value.isprintable()
+        and not re.search(r"[<>|`$]", value)
     ),
 )
 
 COUNT = Leaf("un intero maggiore di 0", lambda value: is_whole(value) and value > 0)
 
 WHOLE = Leaf("un intero, almeno 0", lambda value: is_whole(value) and value >= 0)
+
+MEMORY = Leaf(
+    "un intero di byte, fra 0 e 10¹³", lambda value: is_whole(value) and 0 <= value <= 1e13
+)
 
 MOMENT = Leaf("una data ISO 8601 con l'ora", is_moment)
 
@@ -201,13 +230,13 @@ MACHINE = Fields(
         "driver": OrNull(NAME),
         "system": NAME,
         "python": NAME,
-        "packages": Each(OrNull(TEXT)),
+        "packages": Each(OrNull(NAME), NAME),
     }
 )
 """La macchina e le versioni; un pacchetto non installato ha `null`."""
 
 SCORED_WITH_CEILINGS: dict[str, Rule] = {
-    "format": TEXT,
+    "format": NAME,
     "gbs": OrNull(POSITIVE),
     "copy_fraction": OrNull(POSITIVE),
     "datasheet_fraction": OrNull(POSITIVE),
@@ -216,14 +245,14 @@ SCORED_WITH_CEILINGS: dict[str, Rule] = {
 
 SCORE = Fields(
     {
-        "median": POSITIVE,
+        "median": SECONDS,
         "iqr": NOT_NEGATIVE,
         "gflops": OrNull(POSITIVE),
         "gemm_fraction": OrNull(POSITIVE),
         "ratio": POSITIVE,
-        "extra_bytes": NOT_NEGATIVE,
+        "extra_bytes": MEMORY,
     },
-    {**SCORED_WITH_CEILINGS, "queueing": POSITIVE},
+    {**SCORED_WITH_CEILINGS, "queueing": SECONDS},
 )
 """Un concorrente: ritmi e frazioni sono `null` se fa un lavoro diverso da quello dichiarato.
 
@@ -255,16 +284,16 @@ JUDGED: dict[str, Rule] = {
 CONTEST = Fields(
     {
         "device": DEVICE,
-        "dtype": TEXT,
-        "label": TEXT,
+        "dtype": NAME,
+        "label": NAME,
         "shape": Each(WHOLE),
         "flops": COUNT,
         "bytes": COUNT,
         "intensity": POSITIVE,
         "gemm_size": COUNT,
         "gemm_gflops": POSITIVE,
-        "baseline": TEXT,
-        "contestants": Each(SCORE),
+        "baseline": NAME,
+        "contestants": Each(SCORE, NAME),
     },
     {
         **WITH_CEILINGS,
@@ -293,11 +322,17 @@ STATS = Fields(
 """Le statistiche del primo concorrente; i singoli tempi non si pubblicano."""
 
 ENTRY = Fields(
-    {"group": TEXT, "name": TEXT, "extra_info": CONTEST, "stats": STATS},
+    {"group": NAME, "name": TEXT, "extra_info": CONTEST, "stats": STATS},
     {"fullname": TEXT, "param": OrNull(TEXT), "params": OrNull(Each(TEXT))},
     closed=True,
 )
 """Una voce di pytest-benchmark, ridotta a ciò che si pubblica; i primi file hanno meno campi."""
+
+CLOCKS: dict[str, Rule] = {
+    **dict.fromkeys(("sm_mhz", "memory_mhz", "sm_max_mhz"), within(100, 1e4, "MHz")),
+    "watt": within(1, 2000, "W"),
+}
+"""Le frequenze e la potenza, se si sono potute leggere."""
 
 CEILINGS = Fields(
     {
@@ -305,7 +340,7 @@ CEILINGS = Fields(
         "copy_gbs": POSITIVE,
         "chip": OrNull(TEXT),
         "datasheet_gbs": OrNull(POSITIVE),
-        "clocks": Each(POSITIVE, empty=True),
+        "clocks": Fields({}, CLOCKS, closed=True),
     }
 )
 """I tetti della sessione: misurati, e dichiarati se il chip è nella tabella delle GPU."""
@@ -329,13 +364,16 @@ def relations(session: dict[str, Any]) -> Iterator[str]:
     yield from of_date(session)
     yield from of_ceilings(session)
     yield from repeated(session["benchmarks"])
+    yield from of_shapes(session["benchmarks"])
     for place, entry in enumerate(session["benchmarks"]):
         where, contest = f"benchmarks[{place}].extra_info", entry["extra_info"]
         absent = list(missing(contest, where)) if "ceilings" in session else []
         yield from absent
         yield from of_stats(entry, f"benchmarks[{place}]")
-        if contest["device"] == "cuda" and not session["machine_info"]["gpu"]:
-            yield f"{where}.device: «cuda», ma machine_info.gpu è null"
+        gpu = session["machine_info"]["gpu"]
+        device = "«cpu», se machine_info.gpu è null" if gpu is None else "«cuda», se c'è una GPU"
+        agreed = (contest["device"] == "cuda") == (gpu is not None)
+        yield from unless(agreed, f"{where}.device", contest["device"], device)
         if contest["baseline"] not in contest["contestants"]:
             yield f"{where}.baseline: {shown(contest['baseline'])}; atteso uno dei concorrenti"
         elif not absent:
@@ -351,8 +389,8 @@ def unless(holds: bool, where: str, found: Any, expected: str) -> Iterator[str]:
 def of_date(session: dict[str, Any]) -> Iterator[str]:
     """La data non è futura, a meno di un giorno: i fusi orari; e decide se i tetti servono."""
     day, today = parsed(session["datetime"]).date(), datetime.date.today()
-    near = day <= today + datetime.timedelta(days=1)
-    expected = f"una data non futura; oggi è il {today:%d/%m/%Y}"
+    near = FIRST_DAY <= day <= today + datetime.timedelta(days=1)
+    expected = f"una data dal {FIRST_DAY:%d/%m/%Y}, e non futura; oggi è il {today:%d/%m/%Y}"
     yield from unless(near, "datetime", session["datetime"], expected)
     needed = day >= CEILINGS_SINCE or session["machine_info"]["gpu"] is not None
     if needed and "ceilings" not in session:
@@ -362,14 +400,40 @@ def of_date(session: dict[str, Any]) -> Iterator[str]:
         )
 
 
+def identity(entry: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Quale gara è: gruppo, dimensione, dispositivo, tipo di numeri."""
+    contest = entry["extra_info"]
+    return entry["group"], contest["label"], contest["device"], contest["dtype"]
+
+
 def repeated(entries: list[dict[str, Any]]) -> Iterator[str]:
-    """Una gara sta nel file una volta sola."""
-    known = set()
+    """Una gara sta nel file una volta sola; quelle di una figura hanno lo stesso riferimento."""
+    known, baselines = set(), {}
     for place, entry in enumerate(entries):
-        named = entry["group"], entry["name"]
-        expected = f"un nome che nel gruppo «{entry['group']}» non ci sia già"
-        yield from unless(named not in known, f"benchmarks[{place}].name", named[1], expected)
-        known.add(named)
+        at, (group, label, *numbers) = f"benchmarks[{place}].extra_info", identity(entry)
+        expected = f"una gara che nel gruppo «{group}» non ci sia già"
+        yield from unless(identity(entry) not in known, f"{at}.label", label, expected)
+        known.add(identity(entry))
+        found = entry["extra_info"]["baseline"]
+        first = baselines.setdefault((group, *numbers), found)
+        expected = f"«{first}», come la prima gara del gruppo «{group}»"
+        yield from unless(found == first, f"{at}.baseline", found, expected)
+
+
+CHOICES = ("causal",)
+"""Le dimensioni che sono un sì o un no: valgono anche 0."""
+
+
+def of_shapes(entries: list[dict[str, Any]]) -> Iterator[str]:
+    """Nessuna dimensione è zero, e le gare di un gruppo hanno le stesse dimensioni."""
+    known: dict[str, dict[str, int]] = {}
+    for place, entry in enumerate(entries):
+        at, shape = f"benchmarks[{place}].extra_info.shape", entry["extra_info"]["shape"]
+        first = known.setdefault(entry["group"], shape)
+        expected = f"{', '.join(first)}, come la prima gara del gruppo «{entry['group']}»"
+        yield from unless(shape.keys() == first.keys(), at, list(shape), expected)
+        for name, size in shape.items():
+            yield from unless(size > 0 or name in CHOICES, f"{at}[{name}]", size, "almeno 1")
 
 
 def missing(contest: dict[str, Any], where: str) -> Iterator[str]:
@@ -389,7 +453,7 @@ def of_stats(entry: dict[str, Any], where: str) -> Iterator[str]:
     """
     stats, (first, score) = entry["stats"], next(iter(entry["extra_info"]["contestants"].items()))
     rounds, middle, iqr = (stats[name] for name in ("rounds", "median", "iqr"))
-    yield from unless(rounds >= MIN_ROUNDS, f"{where}.stats.rounds", rounds, f"almeno {MIN_ROUNDS}")
+    yield from between(MIN_ROUNDS, rounds, MOST_ROUNDS, f"{where}.stats.rounds", "giri")
     yield from between(stats["min"], middle, stats["max"], f"{where}.stats.median", "min e max")
     slack, least = TOLERANCE * middle, 0.0 if rounds % 4 == 1 else iqr / 2
     widest = stats["max"] - stats["min"] + slack
@@ -411,6 +475,11 @@ def of_contest(entry: dict[str, Any], session: dict[str, Any], where: str) -> It
     yield from untrue(of_roofs(contest, session), f"{where}.")
     yield from untrue(of_scores(contest, session), f"{where}.")
     yield from untrue(of_tokens(contest), f"{where}.")
+    yield from of_hours(contest, where)
+    yield from of_product(contest, where)
+    proven = "proofs" in contest or not entry["group"].startswith("tensor_cores")
+    wanted = "un oggetto con gli indizi, che in questo gruppo ogni gara su GPU ha"
+    yield from unless(proven or contest["device"] == "cpu", f"{where}.proofs", None, wanted)
     yield from impossible(contest, session, where)
     yield from of_proofs(contest, session, where)
 
@@ -434,6 +503,25 @@ def of_work(contest: dict[str, Any], stats: dict[str, Any]) -> Pairs:
     yield "intensity", contest["intensity"], contest["flops"] / contest["bytes"]
     median = contest["contestants"][first]["median"]
     yield f"contestants[{first}].median", median, stats["median"]
+
+
+def of_hours(contest: dict[str, Any], where: str) -> Iterator[str]:
+    """Le ore di un addestramento vengono dai suoi passi, e ci sono almeno per il primo."""
+    if "hours" in contest:
+        first, *_ = contest["contestants"]
+        yield from unless("steps" in contest, f"{where}.steps", None, "i passi che fanno le ore")
+        for name in ("hours", "tokens_per_second"):
+            found = contest.get(name, {})
+            yield from unless(first in found, f"{where}.{name}", list(found), f"almeno «{first}»")
+
+
+def of_product(contest: dict[str, Any], where: str) -> Iterator[str]:
+    """Di un prodotto di matrici, le dimensioni dicono il nome e le operazioni."""
+    if contest["shape"].keys() == {"m", "k", "n"}:
+        m, k, n = (contest["shape"][name] for name in "mkn")
+        label, flops = f"{m}×{k}×{n}", 2 * m * k * n
+        yield from unless(contest["label"] == label, f"{where}.label", contest["label"], label)
+        yield from unless(contest["flops"] == flops, f"{where}.flops", contest["flops"], f"{flops}")
 
 
 def of_roofs(contest: dict[str, Any], session: dict[str, Any]) -> Pairs:
@@ -524,15 +612,20 @@ def agree(found: float | None, expected: float | None) -> bool:
 FASTEST_CORE = 1e4
 """GFLOP/s che un core di CPU non raggiunge: i più svelti, in BF16, ne fanno poche migliaia."""
 
+FASTEST_GPU = 1e8
+"""GFLOP/s che una GPU non raggiunge: le più svelte, in FP4, ne fanno un decimo."""
+
+FASTEST_COPY = {True: 1e5, False: 1e4}
+"""GB/s che nessuna memoria raggiunge: vero, quella di una GPU; falso, quella di una CPU."""
+
 DRIFT = 4.0
 """Di quanto, al più, il prodotto di una gara supera il più veloce trovato dalla sessione."""
 
 
 def chip_of(session: dict[str, Any]) -> Gpu | None:
     """La scheda che la sessione nomina, se è nella tabella e `machine_info` la conferma."""
-    name = session.get("ceilings", {}).get("chip")
-    words = f" {session['machine_info']['gpu'] or ''} ".replace("-", " ")
-    return next((gpu for gpu in GPUS if gpu.name == name and f" {name} " in words), None)
+    name, card = session.get("ceilings", {}).get("chip"), session["machine_info"]["gpu"] or ""
+    return next((gpu for gpu in GPUS if gpu.name == name and is_named(gpu, card)), None)
 
 
 def roofs_of(session: dict[str, Any]) -> Ceilings:
@@ -555,9 +648,10 @@ def of_ceilings(session: dict[str, Any]) -> Iterator[str]:
     for form, product in found["gemm"].items():
         at = f"ceilings.gemm[{form}].gflops"
         yield from too_fast(product["gflops"], most(form, session), at, "GFLOP/s")
+    widest = FASTEST_COPY[session["machine_info"]["gpu"] is not None]
+    limit = MARGIN[True] * chip.bandwidth / 1e9 if chip else widest
+    yield from too_fast(found["copy_gbs"], limit, "ceilings.copy_gbs", "GB/s")
     if chip:
-        limit = MARGIN[True] * chip.bandwidth / 1e9
-        yield from too_fast(found["copy_gbs"], limit, "ceilings.copy_gbs", "GB/s")
         highest, limit = found["clocks"].get("sm_max_mhz", 0.0), BOOST * chip.clock / 1e6
         yield from too_fast(highest, limit, "ceilings.clocks[sm_max_mhz]", "MHz")
 
@@ -576,12 +670,11 @@ def too_fast(found: float, limit: float, where: str, unit: str) -> Iterator[str]
 
 
 def most(form: str, session: dict[str, Any]) -> float:
-    """I GFLOP/s che su una macchina nessun prodotto può superare; infiniti, se non si sa."""
-    ceilings, machine = roofs_of(session), session["machine_info"]
-    peak = ceilings.peak(form)
-    if peak is not None:
-        return MARGIN[True] * peak * ceilings.boost(form)
-    return math.inf if machine["gpu"] else machine["cores"] * FASTEST_CORE
+    """I GFLOP/s che su una macchina nessun prodotto può superare: zero, se il formato non c'è."""
+    machine, declared = session["machine_info"], roofs_of(session).fastest(form)
+    if declared is not None:
+        return MARGIN[True] * declared
+    return FASTEST_GPU if machine["gpu"] else machine["cores"] * FASTEST_CORE
 
 
 def impossible(contest: dict[str, Any], session: dict[str, Any], where: str) -> Iterator[str]:
@@ -638,9 +731,14 @@ def of_proofs(contest: dict[str, Any], session: dict[str, Any], where: str) -> I
     wrong = "manca" if judged else "campo in più; il verdetto si dà su GPU"
     for name, found in contest.get("proofs", {}).items():
         at = f"{where}.proofs[{name}]"
-        if contest["contestants"].get(name, {}).get("gflops") is None:
-            yield f"{at}: atteso il nome di un concorrente che fa il lavoro dichiarato"
+        if contest["contestants"].get(name, {}).get("gemm_fraction") is None:
+            yield (
+                f"{at}: atteso il nome di un concorrente che fa il lavoro dichiarato, in un "
+                "formato di cui si è misurato il tetto"
+            )
             continue
+        most = (1 + TOLERANCE) * found["error"]
+        yield from between(0.0, found["product_error"], most, f"{at}.product_error", "da error")
         misplaced = [field for field in JUDGED if (field in found) != judged]
         yield from (f"{at}.{field}: {wrong}" for field in misplaced)
         if judged and not misplaced:
@@ -757,10 +855,13 @@ def published(folder: Path) -> Iterator[dict[str, Any]]:
     Solleva:
         SchemaError: se un file non è valido, o non è al suo posto.
     """
+    machines: dict[Path, dict[str, Any]] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() == ".json":
+        if path.is_file() or path.suffix.lower() == ".json":
             session = read(path)
-            report("/".join(path.parts[-4:]), list(misplaced(path, session, folder)))
+            first = machines.setdefault(path.parent, session["machine_info"])
+            wrong = [*misplaced(path, session, folder), *strange(session["machine_info"], first)]
+            report("/".join(path.parts[-4:]), wrong)
             yield session
 
 
@@ -774,7 +875,16 @@ def misplaced(path: Path, session: dict[str, Any], results: Path) -> Iterator[st
         yield f"datetime: il file si chiama «{path.name}»; atteso «{day}.json»"
 
 
-NOISE = r"\((r|tm)\)|\b(processor|cpu|gpu|with radeon.*|\d+-core)\b|@.*"
+def strange(machine: dict[str, Any], other: dict[str, Any]) -> Iterator[str]:
+    """Un reclamo per ogni parte che due macchine della stessa cartella non hanno uguale."""
+    for part in ("cpu", "gpu", "system"):
+        expected = f"{shown(other[part])}, come negli altri file della sua cartella"
+        yield from unless(
+            machine[part] == other[part], f"machine_info.{part}", machine[part], expected
+        )
+
+
+NOISE = r"\((r|tm)\)|\b(processor|cpu|gpu|with radeon.*|\d+-core)\b|@[^,]*"
 """Le parole dei nomi commerciali che non distinguono una macchina."""
 
 
@@ -786,8 +896,9 @@ def slug(machine: dict[str, Any]) -> str:
 
 
 def report(source: str, found: list[str]) -> None:
-    """Solleva i reclami, se ce ne sono."""
+    """Solleva i reclami, se ce ne sono, in un testo che si può sempre scrivere."""
     if found:
         rest = [f"e altri {len(found) - TOLD}"] if len(found) > TOLD else []
         lines = "\n  ".join([*found[:TOLD], *rest])
-        raise SchemaError(f"{source}: non è un file di risultati valido\n  {lines}")
+        text = f"{source}: non è un file di risultati valido\n  {lines}"
+        raise SchemaError(text.encode("utf-8", "backslashreplace").decode("utf-8"))

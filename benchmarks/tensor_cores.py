@@ -97,8 +97,10 @@ TENSOR_NAMES = re.compile(
     r"|(?<![a-z\d])[hsidq]\d+x\d+x\d+(?:[a-z]*gemm|fprop|dgrad|wgrad)"  # s64x128x16gemm
     r"|nvjet_(?!(?:sm\d+_)?sss_(?!\w*tf32))"  # cuBLAS; con ingressi FP32, solo se dice TF32
     r"|xmma\w*(?:gemm|fprop|dgrad|wgrad)\w*_(?:bf16|f16|tf32|i8|e4m3|e5m2)|warpgroupsize"
-    r"|(?<![a-z:])tensorop(?![a-z])|(?:opclass|mma)tensorop|tensor\d+x\d+x\d+"  # CUTLASS
-    r"|sm\d{2,3}_(?:sparse_)?\d+x\d+x\d+_[fs]\d+[a-z]+\d|sm1\d\d_mma_\w+_[st]s(?![a-z])"  # CuTe
+    r"|(?<![a-z:])(?:bs)?(?:sp)?tensorop(?![a-z])|(?:opclass|mma)tensorop"  # CUTLASS
+    r"|tensor\d+x\d+x\d+|deep_gemm(?:::|\d+)sm\d+_\w*gemm"
+    r"|sm\d{2,3}_(?:sparse_)?\d+x\d+x(?:[4-9]|\d\d+)_[fs]\d+[a-z]+\d"  # CuTe: non le FMA, con K 1
+    r"|sm1\d\d_(?:mma_\w+_[st]s(?![a-z])|(?:sparse_)?16x8x\d+_tn)"
     r"|(?<![a-z])[hidqob]mma(?![a-z])|wmma|mma_?sync|mma\.sync|m16n8k\d+|m8n8k\d+"  # un warp
     r"|(?<![a-z])[hiqb]?gmma|gmma(?:warp|_|\d)|wgmma"  # quattro warp
     r"|tcgen05|utc\w*mma|(?<![a-z])umma"  # Blackwell
@@ -114,6 +116,7 @@ CUDA_CORE_NAMES = re.compile(
     r"|(?:kepler|maxwell|pascal|volta|turing|ampere)_(?:\w+_)?g?[scz]gemm(?![a-z]|\w*tf32)"
     r"|(?:kepler|maxwell|pascal|volta|turing)_(?:\w+_)?[hd]gemm(?![a-z])"
     r"|(?<![a-z])scudnn|convolve_sgemm|magma_\w*[sc]gemm|[sc]gemm_\d+x\d+x\d+_[nt]{2}_vec"
+    r"|sgemm_largek_lds|sm1\d\d_(?:2x1x1|1x2x1)_f32"
     r"|gemv2[nt]_kernel|gemvnsp_kernel|gemvx|cublasgemv|cublasdotparams"
     r"|gemmsn_|gemmk1_|gemm_kernel[12]x[12]_|sm[56]\d_xmma\w*(?:gemm|fprop|dgrad|wgrad)"
     r"|fmha_cutlass[fb]_f32_\w*sm[567]\d|fmha_cutlass[fb]_b?f16_\w*sm[56]\d"
@@ -303,6 +306,8 @@ def from_counters(
 ) -> Evidence:
     """L'indizio dei contatori: quante istruzioni della pipe, e se bastano per il lavoro.
 
+    Per un no serve il totale: senza, potrebbe mancare il contatore di chi ha lavorato.
+
     Argomenti:
         values: i contatori di ncu sommati sui kernel dell'operazione; None se non si leggono.
         missing: perché non si leggono.
@@ -315,14 +320,15 @@ def from_counters(
         return Evidence(COUNTERS, UNPROVEN, "ncu non ha dato il conto delle istruzioni")
     told = ", ".join(f"{value:.0f} {name}" for name, value in counts.items() if value)
     told = (told or "0 istruzioni") + share(values)
+    partial = f"{TENSOR_PIPE}.sum" not in values
     if not any(counts.values()):
-        unseen = busy(values) and not values.get(f"{PACKED_HALF}.sum")
+        unseen = partial or (busy(values) and not values.get(f"{PACKED_HALF}.sum"))
         return Evidence(COUNTERS, UNPROVEN if unseen else NO, told)
     if most_products(counts) >= products:
         return Evidence(COUNTERS, YES, told)
-    anonymous = counts.get(OTHERS) or counts.get(ALL)
+    unseen = partial or counts.get(OTHERS) or counts.get(ALL)
     few = f"{told}: troppo poche per {products} moltiplicazioni"
-    return Evidence(COUNTERS, UNPROVEN if anonymous else NO, few)
+    return Evidence(COUNTERS, UNPROVEN if unseen else NO, few)
 
 
 def instructions(values: Mapping[str, float]) -> dict[str, float]:

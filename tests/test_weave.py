@@ -597,6 +597,17 @@ def test_module_that_cannot_be_split_stops_the_site(
         convert(fence("attention.s1_sample:A"))
 
 
+def test_an_error_nobody_foresaw_stops_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, convert: Callable[[str], str]
+) -> None:
+    (tmp_path / "a.py").write_bytes(b"\xff")
+    monkeypatch.setattr(fences, "ROOT", tmp_path)
+    with pytest.raises(
+        SuperFencesException, match=r"riquadro di `sorgente`, «a\.py»: UnicodeDecode"
+    ):
+        convert("```sorgente\na.py\n```\n")
+
+
 def test_title_of_a_fragment_leads_to_source_and_tests(convert: Callable[[str], str]) -> None:
     module, path = "attention.s3_2_attention", "attention/s3_2_attention.py"
     attend = next(it for it in split_file(ROOT / path) if it.name == "attend")

@@ -6,7 +6,7 @@ Un errore qui deve fermare la costruzione del sito: superfences inghiotte ogni e
 
 import re
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,23 @@ PLAIN = re.compile(r'<span class="[nw]">([^<]*)</span>')
 """Un nome o uno spazio del codice colorato."""
 
 
+def stopping(fence: Callable[..., str]) -> Callable[..., str]:
+    """Un riquadro in cui ogni errore, anche imprevisto, ferma la costruzione e dice quale è."""
+
+    @wraps(fence)
+    def stopped(source: str, *rest: Any, **options: Any) -> str:
+        try:
+            return fence(source, *rest, **options)
+        except SuperFencesException:
+            raise
+        except Exception as error:
+            where = f"riquadro di `{fence.__name__}`, «{source.strip()}»"
+            raise SuperFencesException(f"{where}: {type(error).__name__}: {error}") from error
+
+    return stopped
+
+
+@stopping
 def codice(source: str, *_: Any, repository: str = "", **__: Any) -> str:
     """La definizione chiesta per nome, con il titolo legato al sorgente e ai test."""
     address = source.strip()
@@ -38,6 +55,7 @@ def codice(source: str, *_: Any, repository: str = "", **__: Any) -> str:
     return _figure(fragment, f"codice-{fragment.anchor}", " · ".join(links))
 
 
+@stopping
 def sorgente(source: str, *_: Any, **__: Any) -> str:
     """Un file Python intero (`file.py`) o una sua definizione (`file.py:nome`)."""
     name, separator, definition = source.strip().partition(":")
@@ -51,6 +69,7 @@ def sorgente(source: str, *_: Any, **__: Any) -> str:
     return _figure(fragment, f"sorgente-{fragment.anchor}", f"<code>{path}</code>")
 
 
+@stopping
 def figura(source: str, *_: Any, **__: Any) -> str:
     """Un disegno SVG dentro la pagina: nella prima riga il file, poi la didascalia."""
     name, _newline, caption = source.strip().partition("\n")

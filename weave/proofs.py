@@ -12,8 +12,8 @@ from typing import Any
 
 from pymdownx.superfences import SuperFencesException
 
-from benchmarks.schema import SchemaError
-from weave.measurements import Session, declared, latest, provenance
+from weave.fences import stopping
+from weave.measurements import Session, declared, latest, provenance, reading
 from weave.measurements.drawings import Contest
 from weave.measurements.notation import decimal, duration
 
@@ -24,26 +24,24 @@ COLUMNS = ("formato", "tempo", "TFLOP/s", "del tetto", "errore", "Tensor Core")
 """Le colonne della tabella di una gara."""
 
 
+@stopping
 def prove(source: str, *_: Any, **__: Any) -> str:
     """Il riquadro: gli indizi più recenti di ogni macchina per un gruppo di benchmark."""
     group = source.strip()
     if group not in declared():
         known = ", ".join(declared())
         raise SuperFencesException(f"riquadro «prove»: «{group}» non esiste; i gruppi: {known}")
-    try:
-        return render(group, latest())
-    except SchemaError as error:
-        raise SuperFencesException(f"riquadro «prove»: {error}") from error
+    return render(group, latest())
 
 
 def render(group: str, sessions: list[Session]) -> str:
     """Le gare di ogni macchina che ha una GPU, ciascuna macchina con la sua provenienza."""
-    shown = [(session, contests) for session in sessions if (contests := proven(group, session))]
-    pieces = [
-        "\n".join(contest_html(it, session["machine_info"]["gpu"]) for it in contests)
-        + f"<p><small>{escape(explain(session))}</small></p>"
-        for session, contests in shown
-    ]
+    pieces = []
+    for session in sessions:
+        with reading(session):
+            shown = [contest_html(it, session) for it in proven(group, session)]
+            origin = f"<p><small>{escape(explain(session))}</small></p>"
+            pieces += ["\n".join(shown) + origin] if shown else []
     return "\n".join(pieces) or ABSENT
 
 
@@ -57,8 +55,9 @@ def proven(group: str, session: Session) -> list[Contest]:
     ]
 
 
-def contest_html(contest: Contest, gpu: str) -> str:
+def contest_html(contest: Contest, session: Session) -> str:
     """Una gara: la tabella, poi gli indizi da aprire."""
+    gpu = session["machine_info"]["gpu"]
     return (
         f'<figure class="disegno"><figcaption>{escape(f"{gpu}: {title(contest)}")}</figcaption>'
         f"{summary_table(contest)}"

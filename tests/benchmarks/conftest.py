@@ -1,6 +1,8 @@
 """Sessioni di misura scritte a mano: nessun numero qui è stato misurato."""
 
+import contextlib
 import copy
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +11,10 @@ import pytest
 
 from benchmarks import schema
 from gpu_notes.sm_map import H100
+from weave.house import ROOT
 from weave.measurements import BENCHMARKS, H200, of_machine
 from weave.measurements.goals import found_in
+from weave.pact import blocks
 
 MACHINE = {
     "cpu": "Intel(R) Xeon(R) Processor",
@@ -188,6 +192,23 @@ def drop(tmp_path):
 
     put.folder = Path(tmp_path, "results")
     return put
+
+
+@pytest.fixture
+def executed():
+    """Ciò che stampa il blocco di una pagina in cui c'è quella riga, e in nessun altro.
+
+    I nomi che i blocchi di prima hanno definito si danno in un dizionario, dove restano i suoi.
+    """
+
+    def run(page, line, names):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        (code,) = [it.content for it in blocks(text) if line in it.content]
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(code, names)
+        return printed.getvalue()
+
+    return run
 
 
 @pytest.fixture(scope="session")

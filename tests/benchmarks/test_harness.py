@@ -29,7 +29,7 @@ from benchmarks.contest import (
 )
 from benchmarks.honest_data import DegenerateDataError, refuse_degenerate_data
 from benchmarks.stopwatch import EventTimer
-from gpu_notes.sm_map import A100, B200, GPUS, H100, H200, RTX_4090, peak
+from gpu_notes.sm_map import A100, B200, GPUS, H100, H200, RTX_4090, RTX_5090, peak
 from weave.house import ROOT
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="qui non c'è una GPU CUDA")
@@ -203,6 +203,11 @@ def test_on_a_gpu_a_warm_cache_gives_no_advantage():
         ("NVIDIA GeForce RTX 4090 Laptop GPU", "8.9", 76, 17.1, None),
         ("NVIDIA GH200 480GB", "9.0", 132, 102.0, None),
         ("NVIDIA L40S", "8.9", 142, 47.8, None),
+        ("NVIDIA A100 80GB PCIe", "8.0", 108, 85.1, None),
+        ("NVIDIA A100-PCIE-80GB", "8.0", 108, 85.1, None),
+        ("NVIDIA H200 NVL", "9.0", 132, 150.1, None),
+        ("NVIDIA GeForce RTX 5090 D", "12.0", 170, 33.7, None),
+        ("NVIDIA GeForce RTX 5090", "12.0", 170, 33.7, RTX_5090),
     ],
 )
 def test_a_chip_is_recognized_only_if_everything_agrees(name, capability, sms, memory, expected):
@@ -242,6 +247,23 @@ def test_ceilings_of_a_cpu_are_measured_and_have_no_datasheet():
     published = found.published()
     assert published["gemm"]["FP32"]["datasheet"] is None
     assert published["copy_gbs"] == pytest.approx(found.copy / 1e9)
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "expected"),
+    [
+        ((7, 0), None, ["FP32", "FP16"]),
+        ((7, 5), None, ["FP32", "FP16"]),
+        ((8, 0), None, ["FP32", "TF32", "FP16", "BF16"]),
+        ((8, 9), None, ["FP32", "TF32", "FP16", "BF16", "FP8"]),
+        ((9, 4), "6.2", ["FP32", "FP16"]),
+    ],
+)
+def test_only_formats_that_the_chip_has_are_measured(monkeypatch, capability, hip, expected):
+    monkeypatch.setattr(ceilings, "DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert ceilings.measurable() == expected
 
 
 @pytest.mark.usefixtures("quick")
@@ -284,7 +306,7 @@ def test_precision_of_products_is_put_back():
 
 @GPU
 def test_eight_bit_products_are_right():
-    if torch.cuda.get_device_capability() < ceilings.FP8_CAPABILITY:
+    if torch.cuda.get_device_capability() < ceilings.FIRST_CAPABILITY["FP8"]:
         pytest.skip("questa GPU non ha prodotti in FP8")
     a, b = torch.randn(2, 64, 64, device="cuda").to(torch.float8_e4m3fn)
     exact = a.double() @ b.double().T.T
@@ -688,7 +710,7 @@ def found(seconds, gpu=None, flops=10**12, numbers=10**9, **others):
 
 
 def test_faster_than_the_datasheet_is_impossible():
-    limit = 1e12 / peak(H100, "FP32")
+    limit = 3e12 / peak(H100, "TF32")
     refuse_impossible_times(*found(limit, H100, numbers=1))
     with pytest.raises(ImpossibleTimeError, match=r"«nostro»: .* GFLOP/s in FP32"):
         refuse_impossible_times(*found(limit / 1.1, H100, numbers=1))
@@ -711,8 +733,19 @@ def test_a_chip_may_go_as_fast_as_its_highest_clock():
     assert known.boost("BF16") == pytest.approx(1.1)
 
 
+def test_fp32_emulated_on_tensor_cores_is_possible():
+    """Tre prodotti in TF32, o nove in BF16, valgono quanto uno: su A100 e B200 vanno di più."""
+    for card, form, products in ((A100, "TF32", 3), (B200, "TF32", 3), (RTX_4090, "FP32", 1)):
+        known = Ceilings({}, {}, 1.0, card)
+        assert known.fastest("FP32") == pytest.approx(peak(card, form) / products / 1e9)
+        assert known.fastest("BF16") == known.peak("BF16")
+    assert ceilings.at_best("FP32", {"FP32": 5.0, "TF32": 12.0, "BF16": 54.0}) == 6.0
+    assert ceilings.at_best("TF32", {"FP32": 5.0}) == 0.0
+    refuse_impossible_times(*found(1e12 / 1.7e14))  # ignota, ma con BF16 a 800 TFLOP/s
+
+
 def test_on_an_unknown_chip_four_times_the_measured_ceiling_is_impossible():
-    limit = 1e12 / 2e14
+    limit = 9e12 / 8e14 / 4
     refuse_impossible_times(*found(limit * 1.01))
     with pytest.raises(ImpossibleTimeError):
         refuse_impossible_times(*found(limit * 0.99))
@@ -873,6 +906,18 @@ def test_a_variable_that_forces_tf32_stops_the_session(tmp_path):
     assert "1 passed" in session(tmp_path, ONE, NVIDIA_TF32_OVERRIDE="0")
     told = session(tmp_path, ONE, NVIDIA_TF32_OVERRIDE="1")
     assert "ValueError: NVIDIA_TF32_OVERRIDE: dato: 1; atteso: 0, o nulla" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("CUBLAS_EMULATE_SINGLE_PRECISION", "1"), ("CUBLAS_EMULATION_STRATEGY", "eager")],
+)
+def test_a_variable_that_emulates_fp32_is_refused(monkeypatch, name, value):
+    monkeypatch.setenv(name, "0")
+    bench_conftest.plain_fp32()
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name}: dato: {value}; atteso: 0, o nulla"):
+        bench_conftest.plain_fp32()
 
 
 def test_fp32_is_fp32_whatever_was_asked_before():

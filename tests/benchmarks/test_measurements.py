@@ -1,5 +1,6 @@
 """Le misure sulle pagine: disegni, tabelle e didascalie dicono i numeri dei file, e quelli soli."""
 
+import copy
 import math
 import re
 from pathlib import Path
@@ -9,6 +10,9 @@ from matplotlib.figure import Figure
 from pymdownx.superfences import SuperFencesException
 
 from attention.s4_why_self_attention import TABLE_1, Sizes
+from benchmarks import tensor_cores
+from gpu_notes import roofline
+from weave import measurements
 from weave.house import ROOT
 from weave.measurements import contests_of, declared, goals, latest, misura, render
 from weave.measurements.bars import bars, draw_bars
@@ -460,6 +464,70 @@ def test_caption_of_a_gpu_gives_driver_and_clocks(on_gpu):
         "oppure, dove è scritto, della copia, 2000 GB/s",
     ):
         assert piece in html
+
+
+def test_the_roofline_of_a_cpu_has_the_fastest_product_of_all_its_sessions(
+    monkeypatch, executed, small
+):
+    """Anche se la sessione più lenta è l'ultima che il blocco della pagina legge."""
+    slower = copy.deepcopy(small)
+    slower["benchmarks"][0]["extra_info"]["gemm_gflops"] = 1.0
+    monkeypatch.setattr(measurements, "of_machine", lambda _: [small, slower])
+    names = dict(vars(roofline))
+    executed("gpu_notes/roofline.md", "CHANNEL = ", names)
+    assert names["ceiling"] == 2e9
+
+
+def test_the_page_on_rates_skips_what_a_session_does_not_have(monkeypatch, executed, sessions):
+    """Le frequenze non lette, il nostro kernel che manca, o che non fa il lavoro."""
+    found = copy.deepcopy(sessions)
+    for session in found:
+        session["ceilings"]["clocks"] = {}
+        for entry in session["benchmarks"]:
+            if entry["group"] == "beyond_flash_attention":
+                del entry["extra_info"]["contestants"]["flash_attention"]
+            if entry["group"] == "beyond_flash_attention_backward":
+                entry["extra_info"]["contestants"]["flash_attention"]["gflops"] = None
+    monkeypatch.setattr(measurements, "of_machine", lambda _: found)
+    printed = executed("docs/misure_tensor_core.md", "roofs = roofs_of(", dict(vars(tensor_cores)))
+    assert "prodotto, BF16" in printed
+    assert "il tetto dei CUDA core è 100,4" in printed  # alla frequenza più alta che si suppone
+    assert "attenzione" not in printed
+
+
+HARDWARE = "paper_it/s5_2_hardware_schedule.md"
+
+
+def test_the_page_on_hours_skips_what_a_session_does_not_have(monkeypatch, executed, sessions):
+    found = copy.deepcopy(sessions[:1])
+    steps = [it for it in found[0]["benchmarks"] if it["group"] == "s5_2_training_25k"]
+    monkeypatch.setattr(measurements, "latest", lambda: found)
+    assert executed(HARDWARE, "PAPER = {", {}).count("ritmo GEMM") == 2
+    steps[0]["extra_info"]["label"] = "piccolo"
+    first = next(iter(steps[1]["extra_info"]["contestants"].values()))
+    first["gemm_fraction"] = None
+    printed = executed(HARDWARE, "PAPER = {", {})
+    assert "modello piccolo" not in printed
+    assert "ritmo GEMM" not in printed
+    assert "token al secondo per parte\n" in printed
+    steps[1]["extra_info"]["label"] = "enorme"
+    assert executed(HARDWARE, "PAPER = {", {}) == "non misurato su GPU\n"
+
+
+@pytest.mark.parametrize("absent", ["vocabulary", "batch", "n", "gflops"])
+def test_the_page_on_days_skips_what_a_session_does_not_have(monkeypatch, executed, absent):
+    found = copy.deepcopy(measurements.of_machine(measurements.EPYC))
+    monkeypatch.setattr(measurements, "latest", lambda: found)
+    names = {}
+    for line in ("def step_flops(", "PAPER = {"):
+        executed(HARDWARE, line, names)
+    assert "estrapolato" in executed(HARDWARE, "estrapolato due volte", names)
+    for session in found:
+        for entry in session["benchmarks"]:
+            entry["extra_info"]["shape"].pop(absent, None)
+            for score in entry["extra_info"]["contestants"].values():
+                score |= {"gflops": None} if absent == "gflops" else {}
+    assert executed(HARDWARE, "estrapolato due volte", names) == ""
 
 
 def test_page_says_what_was_not_measured(small, on_gpu):

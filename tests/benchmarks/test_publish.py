@@ -72,6 +72,8 @@ def test_machine_is_named_without_its_network_name(monkeypatch):
     [
         ("AMD EPYC", "AMD EPYC, famiglia 26, modello 2"),
         ("AMD EPYC 9654 96-Core Processor", "AMD EPYC 9654 96-Core Processor"),
+        ("Xeon(R) CPU @ 2.20GHz", "Xeon(R) CPU @ 2.20GHz, famiglia 26, modello 2"),
+        ("Core(TM) i7-8700 CPU @ 3.20GHz", "Core(TM) i7-8700 CPU @ 3.20GHz"),
     ],
 )
 def test_a_name_without_digits_says_family_and_model(name, shown):
@@ -84,6 +86,11 @@ def test_a_name_without_digits_says_family_and_model(name, shown):
     [
         ("AMD EPYC, famiglia 26, modello 2", None, "amd-epyc-famiglia-26-modello-2-2c-cpu"),
         ("Intel(R) Xeon(R) Processor", None, "intel-xeon-2c-cpu"),
+        (
+            "Xeon(R) CPU @ 2.20GHz, famiglia 6, modello 79",
+            None,
+            "xeon-famiglia-6-modello-79-2c-cpu",
+        ),
         ("Intel(R) Core(TM) i7-8700 CPU @ 3.20GHz", None, "intel-core-i7-8700-2c-cpu"),
         ("AMD EPYC 9654 96-Core Processor", "NVIDIA H200", "amd-epyc-9654-2c-nvidia-h200"),
     ],
@@ -182,9 +189,11 @@ def test_a_file_that_cannot_be_published_is_told_in_a_line(small, tmp_path, caps
 
 
 @pytest.mark.usefixtures("fake_run")
-def test_a_file_is_never_replaced_by_one_that_has_fewer_groups(small, tmp_path):
+@pytest.mark.parametrize("other", [{"group": "altro"}, {"name": "n = 11"}])
+def test_a_file_is_never_replaced_by_one_that_has_fewer_contests(small, tmp_path, other):
     source, whole = tmp_path / "altrove.json", copy.deepcopy(small)
-    whole["benchmarks"].append({**small["benchmarks"][0], "group": "altro"})
+    whole["benchmarks"].append(copy.deepcopy(small["benchmarks"][0]) | other)
+    whole["benchmarks"][1]["extra_info"]["label"] = other.get("name", "n = 10")
     for found in (small, whole, whole):  # uno che ne ha di più, o gli stessi, prende il posto
         source.write_text(json.dumps(found), encoding="utf-8")
         publish.main("--from", str(source))
@@ -198,6 +207,19 @@ def test_a_file_is_never_replaced_by_one_that_has_fewer_groups(small, tmp_path):
     assert len(list(first.parent.iterdir())) == 2
 
 
+@pytest.mark.usefixtures("fake_run")
+def test_a_folder_belongs_to_one_machine(small, tmp_path, capsys):
+    """Due processori dal nome diverso, che nel nome della cartella diventano uguali."""
+    source = tmp_path / "altrove.json"
+    for cpu, outcome in (("Intel(R) Xeon(R) Processor", 0), ("Intel(R) Xeon(R) CPU @ 2.20GHz", 1)):
+        machine = {**small["machine_info"], "cpu": cpu}
+        source.write_text(json.dumps({**small, "machine_info": machine}), encoding="utf-8")
+        assert publish.main("--from", str(source)) == outcome
+    assert json.loads((tmp_path / PUBLISHED).read_text(encoding="utf-8")) == small
+    told = capsys.readouterr().err
+    assert 'machine_info.cpu: "Intel(R) Xeon(R) CPU @ 2.20GHz"; atteso "Intel(R) Xeon(R) P' in told
+
+
 # Una sessione vera, fermata a metà.
 
 KILLED = """
@@ -205,8 +227,6 @@ import os
 import pytest
 import torch
 from benchmarks.contest import Work, clock
-
-WORK = Work("prova", {"n": 64}, flops=2 * 64**3, numbers=3 * 64**2)
 
 
 @pytest.mark.benchmark(group="prova", timer=clock)
@@ -216,7 +236,8 @@ def test_product(contest, monkeypatch, place):
     if place == 2 and os.environ.get("KILL"):
         os.kill(os.getpid(), 9)
     a, b = torch.randn(2, 64, 64)
-    contest({"noi": lambda: a @ b, "loro": lambda: a.mm(b)}, "loro", WORK)
+    work = Work(f"gara {place}", {"n": 64}, flops=2 * 64**3, numbers=3 * 64**2)
+    contest({"noi": lambda: a @ b, "loro": lambda: a.mm(b)}, "loro", work)
 """
 
 

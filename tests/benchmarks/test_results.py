@@ -29,7 +29,7 @@ from benchmarks import contest, provenance, publish, schema, tensor_cores
 from benchmarks.ceilings import Ceilings
 from benchmarks.contest import Timing
 from gpu_notes.sm_map import H200, RTX_4090, peak
-from weave import measurements
+from weave import measurements, proofs
 from weave.house import ROOT
 from weave.measurements import BENCHMARKS, declared, latest, misura, render
 from weave.measurements.goals import GOALS
@@ -139,7 +139,7 @@ FP32 = ("ceilings", "gemm", "FP32")
     [
         (("machine_info", "cpu"), ..., "machine_info.cpu: manca"),
         (("machine_info", "cpu"), "Xeon <b>", 'machine_info.cpu: "Xeon <b>"; atteso un testo non'),
-        (("machine_info", "gpu"), " ", 'machine_info.gpu: " "; atteso un testo non vuoto, senza'),
+        (("machine_info", "gpu"), " ", 'machine_info.gpu: " "; atteso un testo non vuoto, di'),
         ((*INFO, "flops"), 10**400, "extra_info.flops: 1000000000"),
         (("datetime",), "20260612T100000", "datetime: \"20260612T100000\"; atteso una data ISO"),
         (("machine_info", "cores"), "2", "machine_info.cores: \"2\"; atteso un intero"),
@@ -154,10 +154,16 @@ FP32 = ("ceilings", "gemm", "FP32")
         (("benchmarks", 0, "options"), {}, "benchmarks[0].options: campo in più"),
         (("benchmarks", 0, "stats", "data"), [1.0], "benchmarks[0].stats.data: campo in più"),
         ((*INFO, "device"), "tpu", "extra_info.device: \"tpu\"; atteso «cpu» o «cuda»"),
-        ((*INFO, "device"), "cuda", "extra_info.device: «cuda», ma machine_info.gpu è null"),
+        ((*INFO, "device"), "cuda", "extra_info.device: \"cuda\"; atteso «cpu», se machine_info"),
         ((*INFO, "label"), " ", "extra_info.label: \" \"; atteso un testo non vuoto"),
         ((*INFO, "flops"), 0, "extra_info.flops: 0; atteso un intero maggiore di 0"),
         ((*INFO, "shape", "n"), -1, "extra_info.shape[n]: -1; atteso un intero, almeno 0"),
+        ((*INFO, "shape", "n"), 0, "extra_info.shape[n]: 0; atteso almeno 1"),
+        ((*INFO, "label"), "$\\frac$", "extra_info.label: \"$\\\\frac$\"; atteso un testo"),
+        ((*INFO, "label"), "n =\n10", "extra_info.label: \"n =\\n10\"; atteso un testo"),
+        (("benchmarks", 0, "group"), "a\ud800", "benchmarks[0].group: \"a\\ud800\"; atteso un"),
+        (("benchmarks", 0, "name"), "a\ud800", "benchmarks[0].name: \"a\\ud800\"; atteso un"),
+        ((*INFO, "contestants", "a\0"), {}, "contestants, un nome: \"a\\u0000\"; atteso un"),
         ((*INFO, "shape", "n"), 2.5, "extra_info.shape[n]: 2.5; atteso un intero"),
         ((*INFO, "gemm_gflops"), float("nan"), "extra_info.gemm_gflops: NaN; atteso un numero"),
         ((*INFO, "gemm_gflops"), float("inf"), "extra_info.gemm_gflops: Infinity; atteso un"),
@@ -166,17 +172,23 @@ FP32 = ("ceilings", "gemm", "FP32")
         ((*INFO, "hours"), {"nostro": 0}, "extra_info.hours[nostro]: 0; atteso un numero"),
         ((*INFO, "baseline"), "nessuno", "extra_info.baseline: \"nessuno\"; atteso uno dei"),
         ((*INFO, "contestants"), {}, "extra_info.contestants: {}; atteso un oggetto non vuoto"),
-        ((*OURS, "median"), -1.0, "contestants[nostro].median: -1.0; atteso un numero finito"),
+        ((*OURS, "median"), -1.0, "contestants[nostro].median: -1.0; atteso un numero fra 1"),
         ((*OURS, "median"), 0.0007, "contestants[nostro].median: 0.0007; dagli altri campi"),
         ((*OURS, "iqr"), -1e-9, "contestants[nostro].iqr: -1e-09; atteso un numero finito"),
         ((*OURS, "ratio"), 0.8, "contestants[nostro].ratio: 0.8; dagli altri campi viene 0.765"),
         ((*OURS, "gflops"), 9.9, "contestants[nostro].gflops: 9.9; dagli altri campi viene 0.74"),
         ((*OURS, "gemm_fraction"), 0.4, "contestants[nostro].gemm_fraction: 0.4; dagli altri"),
-        ((*OURS, "extra_bytes"), None, "contestants[nostro].extra_bytes: null; atteso un numero"),
-        (("datetime",), "2126-01-01T10:00:00", "2126-01-01T10:00:00\"; atteso una data non futura"),
+        ((*OURS, "extra_bytes"), None, "contestants[nostro].extra_bytes: null; atteso un intero"),
+        (("datetime",), "2126-01-01T10:00:00", "2126-01-01T10:00:00\"; atteso una data dal 01"),
+        (("datetime",), "2025-12-31T23:00:00", "\"2025-12-31T23:00:00\"; atteso una data dal 01"),
+        ((*OURS, "median"), 612.0e3, "[nostro].median: 612000.0; atteso un numero fra 1e-09 e 100"),
+        ((*OURS, "queueing"), 6e5, "[nostro].queueing: 600000.0; atteso un numero fra 1e-09 e 100"),
+        ((*OURS, "extra_bytes"), 26.9, "[nostro].extra_bytes: 26.9; atteso un intero di byte"),
+        ((*OURS, "extra_bytes"), 10**14, "[nostro].extra_bytes: 100000000000000; atteso un intero"),
+        ((*STATS, "rounds"), 10**5, "benchmarks[0].stats.rounds: 100000; atteso fra 7 e 10000"),
         ((*STATS, "min"), 5, "stats.median: 0.000612; atteso fra 5 e 9.0, min e max"),
         ((*STATS, "max"), 1e-9, "stats.median: 0.000612; atteso fra 1e-05 e 1e-09, min e max"),
-        ((*STATS, "rounds"), 1, "benchmarks[0].stats.rounds: 1; atteso almeno 7"),
+        ((*STATS, "rounds"), 1, "benchmarks[0].stats.rounds: 1; atteso fra 7 e 10000, giri"),
         ((*STATS, "iqr"), 9.5, "benchmarks[0].stats.iqr: 9.5; atteso fra 0.0 e 8.99"),
         ((*OURS, "iqr"), 1.1e-5, "contestants[nostro].iqr: 1.1e-05; atteso fra"),
         ((*OURS, "iqr"), 4e-6, "contestants[nostro].iqr: 4e-06; atteso fra"),
@@ -201,14 +213,18 @@ def test_a_broken_field_is_named_with_its_file(small, drop, where, value, compla
         (("ceilings", "chip"), "H100", "ceilings.chip: \"H100\"; atteso null, o una fra A100"),
         (("ceilings", "datasheet_gbs"), 1.0, "ceilings.datasheet_gbs: 1.0; dagli altri campi"),
         ((*FP32, "datasheet"), 1.0, "ceilings.gemm[FP32].datasheet: 1.0; dagli altri campi viene"),
-        ((*FP32, "gflops"), 106e3, "ceilings.gemm[FP32].gflops: 106000.0; atteso al più 1.05e+05"),
+        ((*FP32, "gflops"), 176e3, "ceilings.gemm[FP32].gflops: 176000.0; atteso al più 1.75e+05"),
         (("ceilings", "copy_gbs"), 4300.0, "ceilings.copy_gbs: 4300.0; atteso al più 4200 GB/s"),
+        (("ceilings", "clocks", "sm_mhz"), 1.7e9, "clocks.sm_mhz: 1700000000.0; atteso un numero"),
+        (("ceilings", "clocks", "watt"), 6e5, "clocks.watt: 600000.0; atteso un numero fra 1 e 2"),
+        (("ceilings", "clocks", "gradi"), 75, "ceilings.clocks.gradi: campo in più; attesi solo"),
         (("ceilings", "clocks", "sm_max_mhz"), 9e3, "clocks[sm_max_mhz]: 9000.0; atteso al più"),
         ((*INFO, "copy_gbs"), 2e5, "extra_info.copy_gbs: 200000.0; dagli altri campi viene 2000"),
         ((*INFO, "datasheet", "gbs"), 1.0, "datasheet.gbs: 1.0; dagli altri campi viene 4000.0"),
         ((*INFO, "datasheet", "gflops"), 1.0, "datasheet.gflops: 1.0; dagli altri campi viene"),
         ((*INFO, "datasheet"), None, "datasheet.gflops: null; dagli altri campi viene 100000.0"),
         ((*INFO, "copy_gbs"), ..., "extra_info.copy_gbs: manca"),
+        ((*INFO, "device"), "cpu", "extra_info.device: \"cpu\"; atteso «cuda», se c'è una GPU"),
         ((*INFO, "datasheet"), ..., "extra_info.datasheet: manca"),
         ((*INFO, "datasheet", "gbs"), "4000", "datasheet.gbs: \"4000\"; atteso un numero"),
         ((*OURS, "format"), ..., "contestants[nostro].format: manca"),
@@ -306,10 +322,10 @@ def measured():
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"seconds": 1e-6}, "GFLOP/s in FP32, oltre il limite di "),
+        ({"seconds": 1e-3}, "GFLOP/s in FP32, oltre il limite di "),
         ({"flops": 1e6}, "GFLOP/s in FP32, oltre il limite di "),
         ({"seconds": 0.2, "product": 5.0}, "extra_info.gemm_gflops: "),
-        ({"seconds": 1e-6, "product": 1e6, "ceilings": 1e6}, "ceilings.gemm[FP32].gflops: "),
+        ({"seconds": 1e-3, "product": 1e3, "ceilings": 1e3}, "ceilings.gemm[FP32].gflops: "),
     ],
 )
 def test_times_that_no_machine_can_do_are_refused_also_when_all_numbers_agree(
@@ -332,15 +348,15 @@ def test_operations_multiplied_by_ten_are_refused_where_ten_times_is_too_much(me
 
 
 def test_sessions_without_ceilings_have_limits_too(small):
-    assert "«nostro»: 748000 GFLOP/s in FP32, oltre il limite di 4;" in refusal(
-        forged(small, seconds=1e-6)
+    assert "«nostro»: 748 GFLOP/s in FP32, oltre il limite di 4;" in refusal(
+        forged(small, seconds=1e-3)
     )
 
 
 def test_a_card_whose_clock_goes_beyond_its_datasheet_is_not_refused(on_gpu):
-    faster = forged(on_gpu, flops=5.75)  # 115 TFLOP/s in FP32, su 100 dichiarati
-    assert "«nostro»: 115000 GFLOP/s in FP32, oltre il limite di 105000;" in refusal(faster)
-    faster["ceilings"]["clocks"]["sm_max_mhz"] = 1.2 * schema.GPUS[-1].clock / 1e6
+    faster = forged(on_gpu, flops=9.2)  # 184 TFLOP/s in FP32: imitato in TF32, al più 500 / 3
+    assert "«nostro»: 184000 GFLOP/s in FP32, oltre il limite di 175000;" in refusal(faster)
+    faster["ceilings"]["clocks"]["sm_max_mhz"] = 1.2 * schema.GPUS[-1].tensor_clock / 1e6
     schema.check(faster)
 
 
@@ -370,6 +386,31 @@ def test_what_a_contest_writes_on_a_card_of_the_table_is_valid(
     schema.check({**on_gpu, "benchmarks": [entry], "ceilings": ceilings.published()})
 
 
+@pytest.mark.parametrize("card", ["Scheda Finta Ti", "Scheda Finta-40GB", "Finta Max-Q", "Finte"])
+def test_a_card_that_only_shares_the_name_has_no_datasheet(on_gpu, card):
+    told = 'ceilings.chip: "Finta"; atteso null, o una fra A100'
+    assert told in refusal(changed(on_gpu, ("machine_info", "gpu"), card))
+
+
+def test_a_format_that_the_card_does_not_have_has_no_roof(on_gpu):
+    product = {"gflops": 1.0, "size": 8192, "datasheet": None}
+    found = changed(on_gpu, ("ceilings", "gemm", "FP64"), product)
+    assert "ceilings.gemm[FP64].gflops: 1.0; atteso al più 0 GFLOP/s" in refusal(found)
+
+
+@pytest.mark.parametrize(
+    ("card", "field", "value", "most"),
+    [
+        ("Scheda ignota", FP32, {"gflops": 2e8, "size": 4096, "datasheet": None}, "1e+08 GFLOP/s"),
+        ("Scheda ignota", ("ceilings", "copy_gbs"), 2e5, "1e+05 GB/s"),
+        (None, ("ceilings", "copy_gbs"), 2e4, "1e+04 GB/s"),
+    ],
+)
+def test_an_unknown_machine_has_limits_too(on_gpu, card, field, value, most):
+    found = changed(changed(on_gpu, ("machine_info", "gpu"), card), field, value)
+    assert f"; atteso al più {most}" in "\n".join(schema.of_ceilings(found))
+
+
 def test_bytes_that_the_memory_cannot_move_are_refused(on_gpu):
     assert "«nostro»: 4750 GB/s dalla memoria, oltre il limite di 4200;" in refusal(
         forged(on_gpu, seconds=0.2)
@@ -381,15 +422,31 @@ def test_a_gpu_has_always_measured_its_ceilings(on_gpu):
     assert "ceilings: manca" in refusal({**on_gpu, "datetime": "2026-06-12T10:00:00+00:00"})
 
 
+def test_contests_of_a_group_have_the_same_dimensions(growing):
+    told = 'benchmarks[1].extra_info.shape: ["n"]; atteso n, d, come la prima gara del gruppo'
+    assert told in refusal(changed(growing, ("benchmarks", 1, *INFO[2:], "shape", "d"), ...))
+
+
 def test_a_contest_is_in_a_file_only_once(small):
-    small["benchmarks"] *= 2
-    assert 'benchmarks[1].name: "test_0"; atteso un nome che nel gruppo «prova»' in refusal(small)
+    (entry,) = small["benchmarks"]
+    small["benchmarks"] = [entry, {**entry, "name": "un altro"}]
+    told = 'benchmarks[1].extra_info.label: "n = 10"; atteso una gara che nel gruppo «prova» non'
+    assert told in refusal(small)
+
+
+def test_contests_of_a_figure_have_the_same_baseline(growing, on_gpu):
+    """Le didascalie nominano il riferimento della prima."""
+    found = changed(growing, ("benchmarks", 1, *INFO[2:], "baseline"), "auto-attenzione")
+    told = 'benchmarks[1].extra_info.baseline: "auto-attenzione"; atteso «nn.RNN», come la prima'
+    assert told in refusal(found)
+    for entry in on_gpu["benchmarks"][2:]:  # quelle in BF16 stanno in un'altra figura
+        entry["extra_info"]["baseline"] = "nostro"
+    schema.check(forged(on_gpu))
 
 
 def test_a_day_of_difference_between_time_zones_is_allowed(small, measured):
-    today = datetime.date.today()
-    for found, days in ((small, -1000), (measured, 1)):
-        day = today + datetime.timedelta(days)
+    tomorrow = datetime.date.today() + datetime.timedelta(days=1)
+    for found, day in ((small, schema.FIRST_DAY), (measured, tomorrow)):
         schema.check({**found, "datetime": f"{day}T23:59:00+00:00"})
 
 
@@ -433,6 +490,18 @@ def test_tokens_and_hours_follow_from_time_and_shape(small, name, wrong):
     assert ("hours" if name == "steps" else name) in refusal(changed(small, (*INFO, name), wrong))
 
 
+@pytest.mark.parametrize("name", ["steps", "tokens_per_second", "hours"])
+def test_hours_come_with_their_steps_and_with_the_first_contestant(small, name):
+    info = small["benchmarks"][0]["extra_info"]
+    info |= {"shape": {"batch": 1, "n": 10}, **TOKENS}
+    if name == "hours":
+        info["hours"] = {"altri": 0.08 / 3600}
+        info["tokens_per_second"]["altri"] = 10 / 0.0008
+    else:
+        del info[name]
+    assert f"extra_info.{name}: " in refusal(small)
+
+
 # I verdetti sui Tensor Core.
 
 
@@ -448,8 +517,10 @@ def proven(on_gpu):
         tensor_cores.from_machine_code(None),
     )
     proof = {"error": 2e-7, "product_error": 2e-7, **formats.told(evidences, names)}
-    info = on_gpu["benchmarks"][0]["extra_info"]
-    info |= {"shape": {"m": 10, "k": 768, "n": 3072}, "proofs": {"nostro": proof}}
+    entry = on_gpu["benchmarks"][0]
+    entry["group"] = "dimostrata"
+    shape = {"m": 10, "k": 500, "n": 100_000}
+    entry["extra_info"] |= {"shape": shape, "label": "10×500×100000", "proofs": {"nostro": proof}}
     return on_gpu
 
 
@@ -472,6 +543,7 @@ def test_a_verdict_written_by_a_contest_is_valid(proven):
         (("verdict",), "forse", 'proofs[nostro].verdict: "forse"; atteso «sì», «no» o «non'),
         (("verdict",), ..., "proofs[nostro].verdict: manca"),
         (("reason",), "lo dico io", 'proofs[nostro].reason: "lo dico io"; atteso «lo dicono:'),
+        (("product_error",), 3e-7, "product_error: 3e-07; atteso fra 0.0 e 2.0000"),
         (("evidence",), {}, "proofs[nostro].evidence: {}; atteso un oggetto non vuoto"),
         (("evidence",), SILENT, 'proofs[nostro].verdict: "sì"; atteso «non dimostrato»'),
         (("evidence", "errore"), ..., 'proofs[nostro].evidence: ["nomi dei kernel",'),
@@ -484,6 +556,25 @@ def test_a_verdict_follows_from_its_evidence(proven, where, value, complaint):
     assert complaint in refusal(changed(proven, (*PROOF, *where), value))
 
 
+@pytest.mark.parametrize(
+    ("where", "value", "complaint"),
+    [
+        ((*INFO, "label"), "prodotto", 'extra_info.label: "prodotto"; atteso 10×500×100000'),
+        ((*INFO, "shape", "m"), 11, "extra_info.flops: 1000000000; atteso 1100000000"),
+    ],
+)
+def test_the_dimensions_of_a_product_tell_its_name_and_its_work(proven, where, value, complaint):
+    assert complaint in refusal(changed(proven, where, value))
+
+
+def test_formats_on_a_gpu_have_their_proofs(proven):
+    entry = proven["benchmarks"][0]
+    entry["group"] = "tensor_cores"
+    schema.check(proven)
+    del entry["extra_info"]["proofs"]
+    assert "extra_info.proofs: null; atteso un oggetto con gli indizi" in refusal(proven)
+
+
 def test_a_silent_evidence_may_speak_today(proven):
     """Le regole possono imparare a leggere di più: un file di prima resta valido."""
     schema.check(changed(proven, (*PROOF, "error"), tensor_cores.ROUNDED_PRODUCT))
@@ -494,6 +585,8 @@ def test_a_silent_evidence_may_speak_today(proven):
 
 def test_the_evidence_of_the_rate_depends_on_the_highest_clock(proven):
     proven["benchmarks"] = proven["benchmarks"][:1]
+    proven["benchmarks"][0]["extra_info"]["shape"]["m"] *= 104
+    proven["benchmarks"][0]["extra_info"]["label"] = "1040×500×100000"
     found = changed(forged(proven, flops=104), (*PROOF, "evidence", "ritmo", "says"), "sì")
     found = changed(found, (*PROOF, "reason"), "lo dicono: nomi dei kernel, ritmo")
     refused = 'evidence[ritmo].says: "sì"; atteso «non dimostrato»'
@@ -527,6 +620,10 @@ def test_a_verdict_is_of_a_contestant_who_does_the_work(proven):
     for name in ("diverso", "nessuno"):
         found = changed(proven, (*INFO, "proofs", name), proofs["nostro"])
         assert f"proofs[{name}]: atteso il nome di un concorrente" in refusal(found)
+    score = proven["benchmarks"][0]["extra_info"]["contestants"]["nostro"]
+    score |= {"format": "FP8", "gemm_fraction": None}
+    score["datasheet_fraction"] = score["gflops"] / peak(schema.GPUS[-1], "FP8") * 1e9
+    assert "proofs[nostro]: atteso il nome di un concorrente" in refusal(proven)
 
 
 def test_a_verdict_is_given_only_on_a_gpu(small, proven):
@@ -577,6 +674,29 @@ def test_a_broken_file_stops_the_page(drop, small, asked):
 
 
 @pytest.mark.usefixtures("from_there")
+@pytest.mark.parametrize(
+    ("module", "piece", "fence", "name"),
+    [(measurements, "figure", misura, "misura"), (proofs, "contest_html", proofs.prove, "prove")],
+)
+def test_an_error_nobody_foresaw_stops_the_page_too(
+    monkeypatch, drop, proven, module, piece, fence, name
+):
+    """Superfences lo inghiottirebbe, e la figura mancherebbe in silenzio."""
+
+    def broken(*_):
+        raise KeyError("n")
+
+    monkeypatch.setattr(module, piece, broken)
+    monkeypatch.setattr(proofs, "latest", lambda: latest(drop.folder))
+    monkeypatch.setattr(proofs, "declared", lambda: ["dimostrata"])
+    monkeypatch.setattr(measurements, "declared", lambda: ["dimostrata"])
+    folder = drop(proven).parent.name
+    told = f"riquadro di `{name}`, «dimostrata»: ValueError: {folder}, 2026-11-26: KeyError: 'n'"
+    with pytest.raises(SuperFencesException, match=re.escape(told)):
+        fence("dimostrata\n")
+
+
+@pytest.mark.usefixtures("from_there")
 def test_a_broken_file_stops_the_page_even_if_it_is_not_the_latest(drop, small):
     drop({**small, "benchmarks": []}, "2026-06-11.json")
     drop(small)
@@ -611,6 +731,19 @@ def test_a_file_out_of_its_place_stops_the_page(drop, small, folder, name):
 
 @pytest.mark.usefixtures("from_there")
 @pytest.mark.parametrize(
+    ("part", "value"),
+    [("cpu", "Intel(R) Xeon(R) CPU @ 2.20GHz"), ("system", "Darwin arm64")],
+)
+def test_two_machines_in_a_folder_stop_the_page(drop, small, part, value):
+    drop(small)
+    machine = {**small["machine_info"], part: value}
+    drop({**small, "machine_info": machine, "datetime": "2026-06-13T10:00:00"})
+    with pytest.raises(SuperFencesException, match=rf"2026-06-13.*\n  machine_info\.{part}: "):
+        misura("prova")
+
+
+@pytest.mark.usefixtures("from_there")
+@pytest.mark.parametrize(
     ("content", "complaint"),
     [
         (b'{"datetime": "\xff"}', "non è un file JSON in UTF-8"),
@@ -624,6 +757,15 @@ def test_a_file_that_cannot_be_read_stops_the_page(drop, small, content, complai
     path.unlink()
     path.mkdir() if content is None else path.write_bytes(content)
     with pytest.raises(SuperFencesException, match=complaint):
+        misura("prova")
+
+
+@pytest.mark.usefixtures("from_there")
+@pytest.mark.parametrize("name", ["2026-06-12.json.parziale", "2026-06-12.jsn", "appunti.txt"])
+def test_any_other_file_among_the_results_stops_the_page(drop, small, name):
+    drop(small)
+    drop(small, name)
+    with pytest.raises(SuperFencesException, match=f"il file si chiama «{re.escape(name)}»"):
         misura("prova")
 
 
@@ -667,6 +809,18 @@ def test_a_session_of_one_group_does_not_hide_the_others(drop):
         for found in latest(drop.folder)
     ]
     assert shown == [("def5678", ["prova"]), ("abc1234", ["altro"])]
+
+
+def test_a_session_of_one_size_does_not_hide_the_others_of_its_group(drop, growing):
+    drop(growing)
+    (first, *_), later = growing["benchmarks"], "2026-06-13T10:00:00+00:00"
+    drop({**growing, "benchmarks": [first], "datetime": later})
+    shown = [
+        (found["datetime"], [entry["extra_info"]["label"] for entry in found["benchmarks"]])
+        for found in latest(drop.folder)
+    ]
+    others = ["n = 100", "n = 1000", "n = 2000", "n = 8000"]
+    assert shown == [(later, ["n = 10"]), (growing["datetime"], others)]
 
 
 @pytest.mark.usefixtures("partial", "from_there")

@@ -89,6 +89,10 @@ RECORDED = {
         "void cutlass::device_kernel<cutlass::gemm::kernel::GemmUniversal<cute::tuple<int>, cutlass"
         "::gemm::collective::CollectiveMma<cutlass::gemm::MainloopSm90TmaGmmaWarpSpecialized<4>>>>",
         "void cutlass::device_kernel<K<cute::MMA_Atom<cute::SM80_16x8x16_F32BF16BF16F32_TN>>>(P)",
+        "void cutlass::device_kernel<K<cute::MMA_Atom<cute::SM120_16x8x32_TN<e4m3, float>>>>(P)",
+        "_ZN7cutlass13device_kernelI1KN4cute8MMA_AtomIJNS4_24SM120_SPARSE_16x8x64_TNINS_3eEEEE",
+        "cutlass3x_sm100_sptensorop_spgemm_f16_f16_f32_f16_f16_128x128x128_2x1x1_0_tnn_align16",
+        "cutlass3x_sm1xx_bstensorop_gemm_ue8m0xe4m3_ue8m0xe4m3_f32_bf16_bf16_128x128x128_tnn",
         # scale a blocchi, su Blackwell
         "cutlass3x_sm100_bstensorop_s256x256x64gemm_block_scaled_ue4m3xf4_ue4m3xf4_f32_bf16_tnn",
         "cutlass3x_sm120_bstensorop_s16864gemm_block_scaled_ue4m3xe2m1_ue4m3xe2m1_f32_bf16_tnn",
@@ -119,6 +123,8 @@ RECORDED = {
         "void cutlass::device_kernel<cutlass::fmha::kernel::Sm100FmhaFwdKernelTmaWarpspecialized<"
         "cute::SM100_MMA_F16BF16_SS<int>>>(P)",
         "void deep_gemm::sm100_fp8_gemm_1d1d_impl<(cute::UMMA::Major)0, (cute::UMMA::Major)0>(P)",
+        "void deep_gemm::sm90_fp8_gemm_1d2d_impl<0u, 4096u>(P)",
+        "_ZN9deep_gemm23sm90_fp8_gemm_1d2d_implILj0ELj4096EEEvP",
         # chi nomina l'istruzione
         "void at::native::tinygemm_m16n8k16_chunk_kernel<ALayout_RM<2>>(int)",
         "void allspark::ampere_hgemm_W8A16_perc_f16_f16_hmma16816_multistage_AN_splitk_kernel<P>()",
@@ -147,6 +153,14 @@ RECORDED = {
         "void cutlass::Kernel2<cutlass::gemm::kernel::DefaultGemmUniversal<cutlass::layout::"
         "RowMajor, cutlass::arch::OpClassSimt>>(P)",
         "maxwell_gcgemm_64x32_nt",
+        "void sgemm_largek_lds64<true, false, 5, 5, 4, 4, 4, 32>(float*, float const*)",
+        # due FMA FP32 per istruzione, su Blackwell: l'atomo di CuTe ha profondità 1
+        "void cutlass::device_kernel<cutlass::gemm::kernel::GemmUniversal<cute::tuple<int>, cutlass"
+        "::gemm::collective::CollectiveMma<cutlass::gemm::MainloopSm80CpAsync<3>, cute::TiledMMA<"
+        "cute::MMA_Atom<cute::SM100_2x1x1_F32F32F32F32>>>>>(P)",
+        "_ZN7cutlass13device_kernelINS_4gemm6kernel13GemmUniversalIN4cute5tupleIJiiiiEEENS1_10"
+        "collective13CollectiveMmaINS1_19MainloopSm80CpAsyncILi3EEENS4_8TiledMMAINS4_8MMA_AtomIJNS4_"
+        "25SM100_1x2x1_F32F32F32F32EEEEEEEEEEvNT_6ParamsE",
         "sgemm_32x32x32_NN_vec",
         # TensorRT, con kernel compilati per chip senza Tensor Core
         "trt_maxwell_scudnn_128x32_relu_interior_nn_v1",
@@ -354,9 +368,10 @@ CYCLES = "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active"
 
 
 def hopper(**counts):
-    """I contatori di una H100: un'operazione per nome, zero se non è data."""
+    """I contatori di una H100: un'operazione per nome, zero se non è data; poi il totale."""
     named = dict.fromkeys(("dmma", "gmma", "hmma", "imma"), 0.0) | counts
-    return {f"{TENSOR_PIPE}_op_{name}.sum": value for name, value in named.items()}
+    found = {f"{TENSOR_PIPE}_op_{name}.sum": value for name, value in named.items()}
+    return found | {f"{TENSOR_PIPE}.sum": sum(found.values())}
 
 
 def test_counters_tell_how_many_instructions_and_for_how_long():
@@ -369,6 +384,15 @@ def test_zero_instructions_is_a_no():
     found = from_counters({**hopper(), CYCLES: 0.0})
     assert (found.says, found.reason) == (NO, "0 istruzioni, pipe attiva per il 0,0 % dei cicli")
     assert from_counters({f"{TENSOR_PIPE}.sum": 0.0}).says == NO
+
+
+def test_without_the_total_counters_never_say_no():
+    """Potrebbe mancare proprio il contatore di chi ha lavorato."""
+    for counts, products in (({}, 1), ({"hmma": 3.0}, 10**9)):
+        values = hopper(**counts)
+        assert from_counters(values, products=products).says == NO
+        del values[f"{TENSOR_PIPE}.sum"]
+        assert from_counters(values, products=products).says == UNPROVEN
 
 
 def test_packed_half_instructions_pass_there_but_are_not_matrices():
@@ -384,7 +408,8 @@ def test_on_hopper_every_gmma_is_also_among_the_hmma():
     total = {f"{TENSOR_PIPE}.sum": 18_432.0}
     found = from_counters({**hopper(hmma=18_432.0, gmma=18_432.0), **total})
     assert found.reason == "18432 GMMA"
-    mixed = from_counters(hopper(hmma=18_442.0, gmma=18_432.0))
+    total[f"{TENSOR_PIPE}.sum"] = 18_442.0
+    mixed = from_counters({**hopper(hmma=18_442.0, gmma=18_432.0), **total})
     assert mixed.reason == "18432 GMMA, 10 HMMA"
 
 
@@ -440,7 +465,7 @@ def test_blackwell_counts_by_part_of_the_pipe():
     found = from_counters(values, products=300 * 256 * 256 * 128)  # tcgen05, FP4, due SM
     assert (found.says, found.reason) == (YES, "300 SUBPIPE HMMA")
     assert from_counters(values, products=300 * 256 * 256 * 128 + 1).says == NO
-    assert from_counters({f"{part}.sum": 0.0}).says == NO
+    assert from_counters({f"{part}.sum": 0.0, f"{TENSOR_PIPE}.sum": 0.0}).says == NO
 
 
 def test_zero_instructions_on_a_busy_pipe_is_a_missing_counter():
@@ -632,6 +657,10 @@ EXPECTED = [
 ]
 
 
+OTHERS = {"dmma": 0.0, "hmma": 3.0, "imma": 0.0}
+"""Ciò che della prima operazione resta, se di un kernel mancano le GMMA, e con loro il totale."""
+
+
 def written(rows):
     text = io.StringIO()
     csv.writer(text, quoting=csv.QUOTE_ALL).writerows(rows)
@@ -639,10 +668,8 @@ def written(rows):
 
 
 def metrics(counts, cycles):
-    named = dict.fromkeys(("dmma", "gmma", "hmma", "imma"), 0) | counts
-    return {f"{TENSOR_PIPE}_op_{name}.sum": f"{it:,}" for name, it in named.items()} | {
-        CYCLES: f"{cycles}"
-    }
+    whole = {name: f"{it:,.0f}" for name, it in hopper(**counts).items()}
+    return whole | {CYCLES: f"{cycles}"}
 
 
 def wide():
@@ -676,11 +703,14 @@ def test_both_forms_of_the_csv_give_the_counters_of_each_operation(table):
     assert counters.split(counters.parse(NOISE + table())) == EXPECTED
 
 
-def test_an_unavailable_counter_is_left_out():
-    text = wide().replace('"1,234,567"', '"n/a"')
+@pytest.mark.parametrize("unknown", ["n/a", "nan", "inf", ""])
+@pytest.mark.parametrize("table", [wide, long])
+def test_a_counter_unavailable_in_one_kernel_is_unknown_for_the_whole_operation(table, unknown):
+    """L'altro kernel ne ha zero, e zero non è la somma."""
+    text = table().replace('"1,234,567"', f'"{unknown}"')
     [first, _] = counters.split(counters.parse(text))
-    assert f"{TENSOR_PIPE}_op_gmma.sum" not in {k for k, v in first.items() if v == 1234567.0}
-    assert first[f"{TENSOR_PIPE}_op_hmma.sum"] == 3.0
+    assert first == {f"{TENSOR_PIPE}_op_{it}.sum": n for it, n in OTHERS.items()} | {CYCLES: 71.3}
+    assert from_counters(first, products=10**9).says == UNPROVEN
 
 
 def test_kernels_before_the_first_signal_belong_to_nobody():

@@ -9,6 +9,7 @@ nulla.
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import Any
 
 from pymdownx.superfences import SuperFencesException
 
-from benchmarks.schema import SchemaError, parsed, published, slug, usual_format
+from benchmarks.schema import identity, parsed, published, slug, usual_format
+from weave.fences import stopping
 from weave.house import ROOT
 from weave.measurements.bars import BARS
 from weave.measurements.drawings import Contest, Quantity, svg
@@ -52,19 +54,17 @@ TARGETS = {"traguardi": GOALS, "traguardi gpu": GPU_GOALS}
 """I traguardi, secondo dove si misurano."""
 
 
+@stopping
 def misura(source: str, *_: Any, **__: Any) -> str:
-    """Il riquadro: di ogni macchina, i risultati più recenti di ogni gruppo."""
+    """Il riquadro: di ogni macchina, i risultati più recenti di ogni gara."""
     asked = source.strip()
     group, _space, quantity = asked.partition(" ")
-    try:
-        if asked in TARGETS:
-            return goals(latest(), TARGETS[asked])
-        if asked == "roofline":
-            return render("", "roofline", latest())
-        if group in declared() and quantity in QUANTITIES:
-            return render(group, quantity, latest())
-    except SchemaError as error:
-        raise SuperFencesException(f"riquadro «misura»: {error}") from error
+    if asked in TARGETS:
+        return goals(latest(), TARGETS[asked])
+    if asked == "roofline":
+        return render("", "roofline", latest())
+    if group in declared() and quantity in QUANTITIES:
+        return render(group, quantity, latest())
     kinds = ", ".join(f"«{kind}»" for kind in QUANTITIES if kind)
     raise SuperFencesException(
         f"riquadro «misura»: «{asked}» non esiste; i gruppi sono {', '.join(declared())}, seguiti "
@@ -80,11 +80,11 @@ def declared(folder: Path = BENCHMARKS) -> list[str]:
 
 
 def latest(folder: Path = BENCHMARKS / "results") -> list[Session]:
-    """Di ogni macchina e di ogni gruppo, il file più recente; le macchine con una GPU per prime.
+    """Di ogni macchina e di ogni gara, il file più recente; le macchine con una GPU per prime.
 
     Restituisce:
         I file da mostrare, ciascuno con le sole gare di cui non c'è una misura più recente: chi
-        misura un gruppo solo non nasconde gli altri.
+        ne rifà alcune non nasconde le altre.
 
     Solleva:
         SchemaError: se un file, anche non l'ultimo, non rispetta lo schema.
@@ -104,11 +104,11 @@ def of_machine(name: str) -> list[Session]:
 
 
 def unsurpassed(sessions: Iterator[Session]) -> Iterator[Session]:
-    """Le sessioni di una macchina, dall'ultima, ognuna con i soli gruppi che dopo non ci sono."""
-    known: set[str] = set()
+    """Le sessioni di una macchina, dall'ultima, ognuna con le sole gare che dopo non ci sono."""
+    known: set[tuple[str, ...]] = set()
     for session in sorted(sessions, key=lambda it: parsed(it["datetime"]), reverse=True):
-        kept = [entry for entry in session["benchmarks"] if entry["group"] not in known]
-        known |= {entry["group"] for entry in kept}
+        kept = [entry for entry in session["benchmarks"] if identity(entry) not in known]
+        known |= {identity(entry) for entry in kept}
         if kept:
             yield {**session, "benchmarks": kept}
 
@@ -116,18 +116,25 @@ def unsurpassed(sessions: Iterator[Session]) -> Iterator[Session]:
 def render(group: str, quantity: str, sessions: list[Session]) -> str:
     """Le figure di ogni macchina; che cosa non è stato misurato. Senza gruppo, tutti i gruppi."""
     kind = QUANTITIES[quantity] if group else ALL
-    shown = [
-        (session, title, part)
-        for session in sessions
-        for title, part in kind.parts(contests_of(group, session))
-    ]
     name = f"{group or 'tutti'}-{quantity.replace(' ', '-') or 'tempi'}"
-    figures = [
-        figure(f"{name}-{place}", kind, session, title, part)
-        for place, (session, title, part) in enumerate(shown)
-    ]
-    devices = {part[0]["device"] for _, _, part in shown}
+    figures: list[str] = []
+    devices = set()
+    for session in sessions:
+        with reading(session):
+            for title, part in kind.parts(contests_of(group, session)):
+                figures.append(figure(f"{name}-{len(figures)}", kind, session, title, part))
+                devices.add(part[0]["device"])
     return "\n".join([*figures, *unmeasured(devices)])
+
+
+@contextmanager
+def reading(session: Session) -> Iterator[None]:
+    """Qui dentro, un errore dice di quale macchina e di che giorno sono i numeri."""
+    try:
+        yield
+    except Exception as error:
+        whose = f"{slug(session['machine_info'])}, {session['datetime'][:10]}"
+        raise ValueError(f"{whose}: {type(error).__name__}: {error}") from error
 
 
 def unmeasured(devices: set[str]) -> list[str]:

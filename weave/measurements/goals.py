@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from benchmarks.schema import identity
 from weave.measurements.drawings import Contest, html_table
 from weave.measurements.notation import decimal, percent
 
@@ -195,11 +196,7 @@ def name_of(session: dict[str, Any]) -> str:
 
 def found_in(session: dict[str, Any]) -> dict[tuple[str, ...], Contest]:
     """Le gare, per gruppo, dimensione, dispositivo e tipo di numeri."""
-    entries = [(entry["group"], entry["extra_info"]) for entry in session["benchmarks"]]
-    return {
-        (group, contest["label"], contest["device"], contest["dtype"]): contest
-        for group, contest in entries
-    }
+    return {identity(entry): entry["extra_info"] for entry in session["benchmarks"]}
 
 
 def goal_row(goal: Goal, machines: list[dict[str, Any]]) -> tuple[str, list[str]]:
