@@ -408,7 +408,8 @@ def identity(entry: dict[str, Any]) -> tuple[str, str, str, str]:
 
 def repeated(entries: list[dict[str, Any]]) -> Iterator[str]:
     """Una gara sta nel file una volta sola; quelle di una figura hanno lo stesso riferimento."""
-    known, baselines = set(), {}
+    known: set[tuple[str, ...]] = set()
+    baselines: dict[tuple[str, ...], str] = {}
     for place, entry in enumerate(entries):
         at, (group, label, *numbers) = f"benchmarks[{place}].extra_info", identity(entry)
         expected = f"una gara che nel gruppo «{group}» non ci sia già"

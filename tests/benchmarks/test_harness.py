@@ -5,6 +5,7 @@ l'orologio suo. Nessun test giudica quanto va veloce qualcosa.
 """
 
 import dataclasses
+import gc
 import json
 import os
 import subprocess
@@ -547,6 +548,34 @@ def test_products_on_another_device_are_refused(monkeypatch):
 def test_what_is_added_to_a_product_may_be_zero():
     zeros, a, b = torch.zeros(8, 8), matrix(8, 8), matrix(8, 8)
     refuse_degenerate_data("onesto", lambda: torch.addmm(zeros, a, b, beta=0))
+
+
+@pytest.mark.parametrize(
+    ("named", "error", "message"),
+    [
+        ({"different": "noi"}, TypeError, "different: dato: 'noi'; atteso: più nomi"),
+        ({"outside": ["altri"]}, ValueError, "outside: dato: altri; atteso: nomi fra noi, loro"),
+        ({"formats": {"loto": "BF16"}}, ValueError, "formats: dato: loto"),
+    ],
+)
+def test_names_of_a_contest_are_those_of_its_contestants(named, error, message):
+    contestants = dict.fromkeys(("noi", "loro"), lambda: None)
+    bench_conftest.check_names(contestants, different=["loro"], formats={"noi": "BF16"})
+    with pytest.raises(error, match=message):
+        bench_conftest.check_names(contestants, **named)
+    with pytest.raises(ValueError, match="contestants: dato: GEMM"):
+        bench_conftest.check_names({"GEMM": lambda: None})
+
+
+def test_during_a_contest_the_collector_sees_only_what_is_born_in_it():
+    with bench_conftest.few_collections():
+        assert gc.get_freeze_count() > 10_000
+    assert gc.get_freeze_count() == 0
+
+
+def test_a_type_without_a_ceiling_is_refused():
+    with pytest.raises(ValueError, match=r"dtype: dato: torch.complex64; atteso: uno fra torch"):
+        contest.gemm_size(torch.complex64)
 
 
 def test_small_numbers_are_not_equal_rows():

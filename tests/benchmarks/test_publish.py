@@ -167,6 +167,22 @@ def test_a_stopped_run_publishes_nothing_and_tells_where_the_rest_is(fake_run, o
 
 
 @pytest.mark.usefixtures("fake_run")
+def test_a_run_that_measures_nothing_does_not_publish_the_file_of_before(
+    small, tmp_path, monkeypatch, capsys
+):
+    """Come con `--collect-only`; e chi chiede un altro file riceve quello di sempre."""
+    before = tmp_path / ".benchmarks" / "measured.json"
+    before.parent.mkdir()
+    before.write_text(json.dumps(small), encoding="utf-8")
+    asked = []
+    monkeypatch.setattr(publish.subprocess, "call", lambda command, cwd: asked.extend(command) or 0)
+    assert publish.main("--benchmark-json=altrove.json") == 1
+    assert asked[-1] == f"--benchmark-json={before}"
+    assert "Nessuna gara misurata" in capsys.readouterr().out
+    assert not (tmp_path / "benchmarks").exists()
+
+
+@pytest.mark.usefixtures("fake_run")
 def test_a_file_from_elsewhere_is_checked_and_published(small, tmp_path):
     source = tmp_path / "altrove.json"
     source.write_text(json.dumps(small), encoding="utf-8")
@@ -223,6 +239,7 @@ def test_a_folder_belongs_to_one_machine(small, tmp_path, capsys):
 # Una sessione vera, fermata a metà.
 
 KILLED = """
+import gc
 import os
 import pytest
 import torch
@@ -233,11 +250,18 @@ from benchmarks.contest import Work, clock
 @pytest.mark.parametrize("place", range(3))
 def test_product(contest, monkeypatch, place):
     monkeypatch.setattr("benchmarks.contest.SECONDS", 0.01)
-    if place == 2 and os.environ.get("KILL"):
+    signal = os.environ.get("KILL")
+    if place == 2 and signal == "9":
         os.kill(os.getpid(), 9)
     a, b = torch.randn(2, 64, 64)
     work = Work(f"gara {place}", {"n": 64}, flops=2 * 64**3, numbers=3 * 64**2)
-    contest({"noi": lambda: a @ b, "loro": lambda: a.mm(b)}, "loro", work)
+
+    def ours():
+        if place == 2 and signal == "2" and gc.get_freeze_count():
+            os.kill(os.getpid(), 2)  # si sta già misurando
+        return a @ b
+
+    contest({"noi": ours, "loro": lambda: a.mm(b)}, "loro", work)
 """
 
 
@@ -247,8 +271,9 @@ from benchmarks.conftest import _inference, _only_contests, _plain_settings
 """
 
 
-@pytest.mark.parametrize("kill", [True, False])
-def test_a_killed_session_keeps_what_it_had_measured(kill, tmp_path):
+@pytest.mark.parametrize("signal", ["9", "2", ""])
+def test_a_killed_session_keeps_what_it_had_measured(signal, tmp_path):
+    """Uccisa di colpo, o fermata da tastiera mentre misura; un file di prima non la inganna."""
     (tmp_path / "bench_killed.py").write_text(KILLED, encoding="utf-8")
     (tmp_path / "conftest.py").write_text(CONFTEST, encoding="utf-8")
     target = tmp_path / "measured.json"
@@ -256,7 +281,8 @@ def test_a_killed_session_keeps_what_it_had_measured(kill, tmp_path):
     command = (sys.executable, "-m", "pytest", *options, f"--benchmark-json={target}")
     own = {name: it for name, it in os.environ.items() if not name.startswith("PYTEST_")}
     environment = {**own, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    environment |= {"KILL": "1"} if kill else {}
+    environment |= {"KILL": signal}
+    target.write_text("una misura di ieri", encoding="utf-8")
     ran = subprocess.run(
         [*command, str(tmp_path / "bench_killed.py")],
         cwd=ROOT,
@@ -265,9 +291,10 @@ def test_a_killed_session_keeps_what_it_had_measured(kill, tmp_path):
         text=True,
     )
     partial = tmp_path / "measured.json.parziale"
-    assert (ran.returncode == -9, partial.exists()) == (kill, kill), ran.stdout
-    session = schema.read(partial if kill else target)
-    assert [it["name"][-2] for it in session["benchmarks"]] == list("012")[: 2 if kill else 3]
+    killed = signal == "9"
+    assert (ran.returncode == -9, partial.exists()) == (killed, killed), ran.stdout
+    session = schema.read(partial if killed else target)
+    assert [it["name"][-2] for it in session["benchmarks"]] == list("012")[: 2 if signal else 3]
     for entry in session["benchmarks"]:  # su CPU non si accoda nulla
         for score in entry["extra_info"]["contestants"].values():
             assert "queueing" not in score

@@ -348,7 +348,7 @@ def test_operations_multiplied_by_ten_are_refused_where_ten_times_is_too_much(me
 
 
 def test_sessions_without_ceilings_have_limits_too(small):
-    assert "«nostro»: 748 GFLOP/s in FP32, oltre il limite di 4;" in refusal(
+    assert "«nostro»: 748 GFLOP/s in FP32, oltre il limite di 8;" in refusal(
         forged(small, seconds=1e-3)
     )
 
