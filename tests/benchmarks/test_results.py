@@ -31,7 +31,7 @@ from benchmarks.contest import Timing
 from gpu_notes.sm_map import H200, RTX_4090, peak
 from weave import measurements, proofs
 from weave.house import ROOT
-from weave.measurements import BENCHMARKS, declared, latest, misura, render
+from weave.measurements import BENCHMARKS, EPYC, declared, latest, misura, of_machine, render
 from weave.measurements.goals import GOALS
 
 FILES = sorted(BENCHMARKS.glob("results/**/*.json"))
@@ -106,6 +106,21 @@ def test_published_work_is_the_work_of_the_formulas(path):
             assert info["bytes"] == (work.bytes or work.numbers * width)
             checked += 1
     assert checked
+
+
+def test_beside_nn_transformer_with_the_same_dropouts():
+    """Più svelti e con meno memoria, ma non quanto chiedono i traguardi."""
+    steps = {
+        entry["extra_info"]["label"]: entry["extra_info"]["contestants"]
+        for session in reversed(of_machine(EPYC))
+        for entry in session["benchmarks"]
+        if entry["group"] == "s3_training_step"
+    }
+    large, small = (steps[f"V = {it}"]["Transformer"] for it in (37_000, 8_000))
+    assert 0.82 < large["ratio"] < 1
+    assert 0.85 < small["ratio"] < 1
+    memory = large["extra_bytes"] / steps["V = 37000"]["nn.Transformer"]["extra_bytes"]
+    assert 0.80 < memory < 0.85
 
 
 # Lo schema.
