@@ -72,10 +72,10 @@ HOPPER: dict[str, Table] = {
 
 AMPERE: dict[str, Table] = {
     "forward": {
-        (64, False): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3), Tile(128, 128, 8, 2)),
+        (64, False): (Tile(64, 64, 8, 2), Tile(128, 32, 8, 3), Tile(128, 128, 8, 2)),
         (64, True): (Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)),
         (128, False): (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)),
-        (128, True): (Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)),
+        (128, True): (Tile(64, 64, 4, 2), Tile(64, 64, 8, 2)),
     },
     "backward": {
         (64, False): (Tile(32, 128, 8, 2),),
@@ -89,7 +89,7 @@ un blocco arriva in alcune a 99 KiB."""
 
 LARGE = (9,)
 """Le compute capability per cui è `HOPPER`. La 10 ha altrettanta memoria condivisa, ma lì Triton
-tiene i risultati nella TMEM, che per le piastrelle più grandi non basta."""
+tiene i risultati nella TMEM, che all'indietro, con d = 128, non basta."""
 
 
 class DopeVector(NamedTuple):
@@ -485,8 +485,8 @@ def flash_attention(
         causal: la query i guarda le key da 0 a i; le query devono essere tante quante le key.
 
     Restituisce:
-        Le uscite, nella forma di `query` e con i lati nello stesso ordine in memoria, dense. Una
-        query senza key riceve zeri.
+        Le uscite, nella forma di `query` e con i lati nello stesso ordine in memoria, dense; in
+        ordine di riga, se le query si sono dovute copiare. Una query senza key riceve zeri.
 
     Solleva:
         TypeError: se un argomento non è un tensore del tipo giusto, o `causal` non è un booleano.
@@ -541,8 +541,9 @@ def check_like(tensor: Tensor, argument: str, query: Tensor) -> None:
 
 def check_lengths(lengths: Tensor, query: Tensor) -> None:
     """Un intero per ogni frase, dove stanno le query. I valori non si guardano: sono sulla GPU."""
-    kind = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
-    expected = "un tensore torch.int32 o torch.int64"
+    dense = isinstance(lengths, Tensor) and lengths.layout == torch.strided
+    kind = lengths.dtype if dense else type(lengths).__name__
+    expected = "un tensore denso torch.int32 o torch.int64"
     require(kind in (torch.int32, torch.int64), "lengths", kind, expected, TypeError)
     require(lengths.shape == query.shape[:1], "lengths", lengths.shape, f"[{len(query)}]")
     expected = f"{query.device}, come query"

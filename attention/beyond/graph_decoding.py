@@ -127,9 +127,6 @@ class GraphDecoder:
         self.place_positions()
         memory = weight.new_zeros(rows, self.length, config.d_model)
         self.caches = self.model.decoder.new_cache(memory, room)
-        for cache in self.caches:
-            cache.keys.zero_()
-            cache.values.zero_()
         self.buffers = Buffers.for_model(self.model)
 
     def place_positions(self) -> None:
@@ -152,6 +149,8 @@ class GraphDecoder:
             self.place_positions()
         memory, mask = self.model.encode(source)
         for new, cache in zip(self.model.decoder.new_cache(memory, 1), self.caches, strict=True):
+            cache.keys.zero_()  # anche di un NaN non deve restare nulla
+            cache.values.zero_()
             cache.memory_keys.copy_(new.memory_keys)
             cache.memory_values.copy_(new.memory_values)
         self.source_mask.zero_()
@@ -396,7 +395,7 @@ def plain_layer(
 
 @dataclass(frozen=True)
 class Buffers:
-    """I vettori che passano da un kernel all'altro, in FP32: pochi kB, sempre nella cache L2.
+    """I vettori che passano da un kernel all'altro, in FP32: poche centinaia di kB, sempre in L2.
 
     Argomenti:
         raw: la somma di un sotto-strato con il suo ingresso, non ancora normalizzata.

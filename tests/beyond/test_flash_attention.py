@@ -1,4 +1,4 @@
-"""L'eq. (1) come kernel: interpretata su CPU, compilata per due GPU, eseguita dove una c'è."""
+"""L'eq. (1) come kernel: interpretata su CPU, compilata per quattro GPU, eseguita dove una c'è."""
 
 import math
 import os
@@ -492,13 +492,14 @@ def compiled(flash, monkeypatch, tmp_path):
         whole = JITFunction(kernel.fn)
         programs.append(whole.warmup(*arguments, grid=(blocks,), **constants))
 
-    def compile_for(capability: int, name: str, width: int, causal: bool, tile, n: int = 1024):
-        """Il listato, e i byte di memoria condivisa; con le lunghezze."""
+    def compile_for(capability, name, width, causal, tile, n: int = 1024, padded: bool = True):
+        """Il listato, e i byte di memoria condivisa."""
         monkeypatch.setattr(driver, "_active", Card(capability))
         monkeypatch.setattr(flash, "launch", launch)
         monkeypatch.setattr(flash, "has_tma", lambda tensor: capability >= 90)
         query, key, value, grad = torch.empty(4, 2, 3, n, width, dtype=torch.bfloat16)
-        lengths, logs = torch.tensor([n, 1]), torch.empty(6, -(-n // 4) * 4)
+        lengths = torch.tensor([n, 1]) if padded else None
+        logs = torch.empty(6, -(-n // 4) * 4)
         if name == "forward":
             flash.forward(query, key, value, lengths, causal, tile)
         elif name == "inner":
@@ -527,14 +528,15 @@ def every_case() -> list:
     ]
 
 
+@pytest.mark.parametrize("padded", [True, False], ids=["lunghezze", "intere"])
 @pytest.mark.parametrize(("name", "width", "causal", "tile", "capability"), every_case())
 def test_machine_code_uses_the_tensor_cores_and_spills_nothing(
-    name, width, causal, tile, capability, compiled
+    name, width, causal, tile, capability, padded, compiled
 ):
     """HGMMA su Hopper, UTCHMMA o HMMA sulla B200, HMMA altrove; niente pila, nulla di versato."""
     from gpu_notes.sass_listing import census, parse
 
-    listing, shared = compiled(capability, name, width, causal, tile)
+    listing, shared = compiled(capability, name, width, causal, tile, padded=padded)
     registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", listing).groups())
     (instructions,) = parse(listing).values()
     count = census(instructions)
@@ -655,11 +657,11 @@ X = torch.ones(2, 3, 5, 64, dtype=torch.float16)
         ((X, X.to("meta"), X), ValueError,
              "key: dato: torch.strided su meta; atteso: torch.strided, su CPU o su una GPU"),
         ((X, X, X, torch.ones(2)), TypeError,
-         "lengths: dato: torch.float32; atteso: un tensore torch.int32 o torch.int64"),
+         "lengths: dato: torch.float32; atteso: un tensore denso torch.int32 o torch.int64"),
         ((X, X, X, [5, 5]), TypeError,
-             "lengths: dato: list; atteso: un tensore torch.int32 o torch.int64"),
+             "lengths: dato: list; atteso: un tensore denso torch.int32 o torch.int64"),
             ((X, X, X, torch.ones(2, dtype=torch.int16)), TypeError,
-             "lengths: dato: torch.int16; atteso: un tensore torch.int32 o torch.int64"),
+             "lengths: dato: torch.int16; atteso: un tensore denso torch.int32 o torch.int64"),
             ((X.to("meta"),) * 3, ValueError,
              "query: dato: torch.strided su meta; atteso: torch.strided, su CPU o su una GPU"),
             ((X.to_sparse(), X, X), ValueError,

@@ -134,14 +134,14 @@ def test_the_limit_is_that_of_every_sentence(extra):
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"bias": True}, {"d_k": 5, "d_v": 7}, {"learned_positions": 16}], ids=str
+    "sizes", [{"bias": True}, {"d_k": 5, "d_v": 7}, {"learned_positions": 15}], ids=str
 )
 def test_the_fixed_step_is_good_for_every_model(sizes):
     """Le posizioni apprese bastano appena: quelle dei passi in più non esistono."""
     model = make(3, vocabulary=101, **sizes)
     source = padded(model, 7, 4)
-    expected = model.generate(source, extra=9)
-    assert torch.equal(GraphDecoder(model, 2, 7, 9).generate(source), expected)
+    expected = model.generate(source, extra=8)
+    assert torch.equal(GraphDecoder(model, 2, 7, 8).generate(source), expected)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -152,6 +152,19 @@ def test_nothing_remains_of_the_previous_sentence(fused, quick):
     for length in (3, 4, 2):
         source = F.pad(padded(model, length), (0, 4 - length))
         assert torch.equal(decoder.generate(source), model.generate(source, extra=0))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_not_even_a_nan_remains_of_the_previous_sentence(fused, quick):
+    """Zero per NaN fa NaN: una posizione esclusa si vedrebbe."""
+    model = make(5, layers=1, d_model=16, heads=2)
+    decoder = GraphDecoder(model, 1, 4, 0, fused=fused)
+    with torch.inference_mode():
+        for cache in decoder.caches:
+            cache.keys.fill_(math.nan)
+            cache.values.fill_(math.nan)
+    source = padded(model, 4)
+    assert torch.equal(decoder.generate(source), model.generate(source, extra=0))
 
 
 @pytest.mark.parametrize(("seed", "dtype"), [(3, torch.float32), (6, torch.bfloat16)], ids=str)
