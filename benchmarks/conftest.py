@@ -211,12 +211,15 @@ def contest(
 
 
 def check_names(contestants: Mapping[str, Run], **named: Collection[str]) -> None:
-    """Ogni nome è di un concorrente, e nessun concorrente prende quello del tetto."""
+    """Ogni nome è di un concorrente, e nessun concorrente prende quello del tetto.
+
+    Chi lavora fuori da PyTorch può mancare: un'altra libreria, se non è installata.
+    """
     require(CEILING not in contestants, "contestants", CEILING, "un nome diverso dal tetto")
     for argument, names in named.items():
         plain = not isinstance(names, str)
         require(plain, argument, repr(names), "più nomi, in una lista o un insieme", TypeError)
-        unknown = ", ".join(sorted({*names} - {*contestants}))
+        unknown = argument != "outside" and ", ".join(sorted({*names} - {*contestants}))
         require(not unknown, argument, unknown, f"nomi fra {', '.join(contestants)}")
 
 

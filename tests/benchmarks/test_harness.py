@@ -554,13 +554,15 @@ def test_what_is_added_to_a_product_may_be_zero():
     ("named", "error", "message"),
     [
         ({"different": "noi"}, TypeError, "different: dato: 'noi'; atteso: più nomi"),
-        ({"outside": ["altri"]}, ValueError, "outside: dato: altri; atteso: nomi fra noi, loro"),
+        ({"different": ["x"]}, ValueError, "different: dato: x; atteso: nomi fra noi, loro"),
+        ({"outside": "noi"}, TypeError, "outside: dato: 'noi'; atteso: più nomi"),
         ({"formats": {"loto": "BF16"}}, ValueError, "formats: dato: loto"),
     ],
 )
 def test_names_of_a_contest_are_those_of_its_contestants(named, error, message):
     contestants = dict.fromkeys(("noi", "loro"), lambda: None)
-    bench_conftest.check_names(contestants, different=["loro"], formats={"noi": "BF16"})
+    named_well = {"different": ["loro"], "formats": {"noi": "BF16"}, "outside": ["non installato"]}
+    bench_conftest.check_names(contestants, **named_well)
     with pytest.raises(error, match=message):
         bench_conftest.check_names(contestants, **named)
     with pytest.raises(ValueError, match="contestants: dato: GEMM"):
