@@ -875,6 +875,13 @@ def test_careless(contest):
     contest({"sbadato": careless}, "sbadato", HONEST)
 
 
+@pytest.mark.benchmark(group="prova", timer=clock)
+def test_crowded(contest):
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    a, b = torch.randn(2, SIZE, SIZE)
+    contest({"affollato": lambda: a @ b}, "affollato", HONEST)
+
+
 def test_alone(benchmark):
     a = torch.zeros(SIZE, SIZE)
     benchmark(lambda: a @ a)
@@ -900,7 +907,8 @@ ONE = LIARS[: LIARS.index("@pytest")] + LIARS[LIARS.rindex("@pytest") :]
 
 def test_a_session_stops_the_liars_and_keeps_the_honest(tmp_path):
     told = session(tmp_path, LIARS)
-    assert "5 failed, 1 passed" in told, told
+    assert "6 failed, 1 passed" in told, told
+    assert "ValueError: threads: dato:" in told
     assert "1 error" in told
     assert "DegenerateDataError: «zeri»" in told
     assert "DegenerateDataError: «ricordato»: dato: 0 numeri" in told

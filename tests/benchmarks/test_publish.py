@@ -239,7 +239,6 @@ def test_a_folder_belongs_to_one_machine(small, tmp_path, capsys):
 # Una sessione vera, fermata a metà.
 
 KILLED = """
-import gc
 import os
 import pytest
 import torch
@@ -248,7 +247,7 @@ from benchmarks.contest import Work, clock
 
 @pytest.mark.benchmark(group="prova", timer=clock)
 @pytest.mark.parametrize("place", range(3))
-def test_product(contest, monkeypatch, place):
+def test_product(benchmark, contest, monkeypatch, place):
     monkeypatch.setattr("benchmarks.contest.SECONDS", 0.01)
     signal = os.environ.get("KILL")
     if place == 2 and signal == "9":
@@ -257,8 +256,8 @@ def test_product(contest, monkeypatch, place):
     work = Work(f"gara {place}", {"n": 64}, flops=2 * 64**3, numbers=3 * 64**2)
 
     def ours():
-        if place == 2 and signal == "2" and gc.get_freeze_count():
-            os.kill(os.getpid(), 2)  # si sta già misurando
+        if place == 2 and signal == "2" and benchmark.stats is not None:
+            os.kill(os.getpid(), 2)  # il primo giro non è finito: di tempi non ce ne sono
         return a @ b
 
     contest({"noi": ours, "loro": lambda: a.mm(b)}, "loro", work)
@@ -269,6 +268,20 @@ CONFTEST = """
 from benchmarks.conftest import *
 from benchmarks.conftest import _inference, _only_contests, _plain_settings
 """
+
+
+def test_a_partial_file_goes_only_when_the_whole_one_is_newer(tmp_path):
+    """Una sessione che non ha scritto nulla, come `--collect-only`, non toglie le gare salvate."""
+    whole = tmp_path / "measured.json"
+    partial = tmp_path / "measured.json.parziale"
+    config = SimpleNamespace(getoption=lambda *_: whole)
+    for file in (whole, partial):
+        file.write_text("{}", encoding="utf-8")
+    for moment, kept in ((1, True), (3, False)):
+        os.utime(whole, (moment, moment))
+        os.utime(partial, (2, 2))
+        bench_conftest.pytest_unconfigure(config)
+        assert partial.exists() is kept
 
 
 @pytest.mark.parametrize("signal", ["9", "2", ""])
