@@ -36,6 +36,9 @@ SMOOTHING = 0.1
 TORCH, READING = "nn.Transformer", "sola lettura dei pesi"
 """I due riferimenti: il modello di PyTorch, e il limite di chi genera un token alla volta."""
 
+ANOTHER_PROCESS = "CTranslate2"
+"""Il concorrente che genera in un altro processo, dove non si vede che cosa fa."""
+
 BARE_PRODUCTS = "soli prodotti di matrici"
 """Il limite che un passo può toccare: i suoi prodotti, senza nulla in mezzo."""
 
@@ -422,7 +425,7 @@ def peers(
         ctranslate2_model(ours, folder)
         sentences = [[str(token) for token in sentence] for sentence in source.tolist()]
         question, ask = json.dumps([sentences, beam]), ctranslate2_server(folder)
-        yield "CTranslate2", lambda: read_tokens(ask(question))
+        yield ANOTHER_PROCESS, lambda: read_tokens(ask(question))
 
 
 def read_tokens(answer: str) -> Tensor:
@@ -526,5 +529,5 @@ def test_greedy_decoding(contest, dtype, tmp_path):
             READING,
             greedy_work(config),
             different=[READING],
-            outside=["CTranslate2"],
+            outside=[ANOTHER_PROCESS],
         )

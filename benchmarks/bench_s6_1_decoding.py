@@ -112,7 +112,8 @@ def test_decoding(benchmark, contest, dtype, name, rows):
     """64 token per frase, sempre il più probabile, senza fermarsi prima."""
     config = MODELS[name]
     works = decoding_work(name, config, rows)
-    contest(contestants(config, dtype, rows), READING, works, different=[READING])
+    runs = contestants(config, dtype, rows)
+    contest(runs, READING, works, different=[READING], outside=[OURS, GRAPH])
     if "contestants" in benchmark.extra_info:
         benchmark.extra_info.update(per_token(benchmark.extra_info, rows))
 

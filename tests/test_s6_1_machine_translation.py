@@ -1282,6 +1282,23 @@ def test_contestants_of_the_search_find_the_same_tokens(batch, beam, tmp_path):
         assert run().equal(expected), name
 
 
+@pytest.mark.parametrize(
+    ("module", "contest"),
+    [
+        (model_bench, "test_greedy_decoding"),
+        (bench, "test_beam_search"),
+        (bench, "test_greedy_batch"),
+    ],
+)
+def test_who_generates_in_another_process_is_declared(module, contest, tmp_path, monkeypatch):
+    """Di un altro processo non si vede nulla: una gara che non lo sa rifiuta quel concorrente."""
+    told = []
+    for name in ("contestants", "generators"):
+        monkeypatch.setattr(module, name, lambda *_: {}, raising=False)
+    getattr(module, contest)(lambda *_, **named: told.append(named["outside"]), None, tmp_path)
+    assert told == [[model_bench.ANOTHER_PROCESS]]
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_each_contest_has_ours_the_reading_and_the_peers(tmp_path):
     """Il primo concorrente è il nostro, il secondo il limite; ciascuno gira da solo."""

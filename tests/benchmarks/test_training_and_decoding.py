@@ -255,3 +255,15 @@ def test_microseconds_per_token_and_tokens_per_second():
     found = decoding.per_token({"contestants": {"uno": {"median": 0.0064}}}, 3)
     assert found["us_per_token"] == pytest.approx({"uno": 100.0})
     assert found["tokens_per_second"] == pytest.approx({"uno": 30_000.0})
+
+
+@pytest.mark.parametrize("rows", [1, 64])
+def test_recorded_graphs_are_declared_outside(rows, monkeypatch):
+    """Di un grafo ripetuto non si vede nessuna operazione: una gara che non lo sa lo rifiuta."""
+    told = []
+    monkeypatch.setattr(decoding, "contestants", lambda *_: {})
+    benchmark = types.SimpleNamespace(extra_info={})
+    decoding.test_decoding(
+        benchmark, lambda *_, **named: told.append(named), torch.bfloat16, "base", rows
+    )
+    assert told == [{"different": [decoding.READING], "outside": [decoding.OURS, decoding.GRAPH]}]
