@@ -63,7 +63,8 @@ class GraphDecoder:
     """La generazione di §3 per frasi di una forma fissata, sempre il token più probabile.
 
     Argomenti:
-        model: il modello, già sul suo dispositivo; i pesi si leggono da dove sono.
+        model: il modello, già sul suo dispositivo; i pesi si leggono da dove sono, e se si
+            spostano si registra da capo.
         rows: quante frasi insieme.
         length: quanto è lunga la matrice della sorgente, padding compreso.
         extra: quanti token può avere un'uscita più della sua sorgente.
@@ -94,12 +95,7 @@ class GraphDecoder:
         self.room = -(-self.capacity // UNROLL) * UNROLL
         if fused:
             check_fusible(model, rows, self.room)
-        with evaluating(model), torch.cuda.device_of(model.embedding.weight):
-            self.allocate()
-            on_gpu = self.place.type == "cuda"
-            self.entry, self.graph = (
-                self.record(work) if on_gpu else None for work in (self.enter, self.steps)
-            )
+        self.prepare()
 
     @property
     def place(self) -> torch.device:
@@ -180,6 +176,8 @@ class GraphDecoder:
         require(list(source.shape) == expected, "source", source.shape, f"{expected}")
         real = bool((source != self.model.config.padding_id).any(dim=-1).all())
         require(real, "source", "una frase di solo padding", "almeno un token per frase")
+        if self.whereabouts() != self.weights:
+            self.prepare()
         with evaluating(self.model), torch.cuda.device_of(self.model.embedding.weight):
             self.load(source)
             self.run()
@@ -218,6 +216,26 @@ class GraphDecoder:
         with torch.cuda.graph(graph):
             work()
         return graph
+
+    def prepare(self) -> None:
+        """Alloca e, su GPU, registra: con i pesi del modello dove sono adesso."""
+        self.modules = list(self.model.modules())
+        self.weights = self.whereabouts()
+        with evaluating(self.model), torch.cuda.device_of(self.model.embedding.weight):
+            self.allocate()
+            on_gpu = self.place.type == "cuda"
+            self.entry, self.graph = (
+                self.record(work) if on_gpu else None for work in (self.enter, self.steps)
+            )
+
+    def whereabouts(self) -> list[tuple[int, torch.dtype]]:
+        """L'indirizzo e il tipo di ogni peso: ciò che un grafo ha scritto nei suoi comandi.
+
+        Lo si chiede a ogni generazione: dai moduli costa un quinto che da `model.parameters()`.
+        """
+        several = (module._parameters.values() for module in self.modules)
+        weights = (it for some in several for it in some if it is not None)
+        return [(it.data_ptr(), it.dtype) for it in weights]
 
     def plain_step(self) -> None:
         """Un token per ogni frase, con le operazioni di PyTorch."""

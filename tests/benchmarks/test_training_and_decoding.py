@@ -5,10 +5,12 @@ import dataclasses
 import subprocess
 import sys
 import types
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch.nn.attention import SDPBackend
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.flop_counter import FlopCounterMode
 
 from attention import BASE, BIG, Transformer, TransformerConfig
@@ -19,6 +21,7 @@ from attention.s5_4_regularization import batch_loss
 from benchmarks import bench_s3_model_architecture as whole
 from benchmarks import bench_s5_2_hardware_schedule as training
 from benchmarks import bench_s6_1_decoding as decoding
+from benchmarks.honest_data import Declared, DegenerateDataError, refuse_degenerate_data
 from weave.house import ROOT
 
 SMALL = TransformerConfig(layers=2, d_model=26, d_ff=35, heads=2, dropout=0.0, vocabulary=101)
@@ -267,3 +270,25 @@ def test_recorded_graphs_are_declared_outside(rows, monkeypatch):
         benchmark, lambda *_, **named: told.append(named), torch.bfloat16, "base", rows
     )
     assert told == [{"different": [decoding.READING], "outside": [decoding.OURS, decoding.GRAPH]}]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("outside", [False, True])
+def test_what_a_recorded_graph_does_is_not_seen(outside):
+    """Il grafo, con operazioni nascoste a chi guarda: passa soltanto se è dichiarato fuori."""
+    graph_decoding = pytest.importorskip("attention.beyond.graph_decoding")
+    decoder = graph_decoding.GraphDecoder(decoding.endless(SMALL, torch.float32), 2, 7, 0)
+
+    def hidden(work):
+        def replay():
+            with _disable_current_modes():
+                work()
+
+        return types.SimpleNamespace(replay=replay)
+
+    decoder.entry, decoder.graph = hidden(decoder.enter), hidden(decoder.steps)
+    source = torch.randint(3, SMALL.vocabulary, (2, 7))
+    work = decoding.decoding_work("prova", SMALL, 2)
+    declared = Declared(work.flops, work.numbers, torch.float32, outside=outside)
+    with nullcontext() if outside else pytest.raises(DegenerateDataError, match="letti e scritti"):
+        refuse_degenerate_data("grafo", lambda: decoder.generate(source), True, declared)

@@ -202,6 +202,30 @@ def test_weights_moved_after_building_are_the_ones_used(places, device):
     assert not torch.equal(before, after)
 
 
+def test_weights_put_elsewhere_are_the_ones_used(device, monkeypatch):
+    """Altri pesi ad altri indirizzi, poi di un altro tipo: un grafo già registrato non li legge."""
+    model = make(3, device, vocabulary=101)
+    prepared: list[list[Any]] = []
+    prepare = GraphDecoder.prepare
+
+    def counted(decoder: Any) -> None:
+        prepare(decoder)
+        prepared.append(decoder.whereabouts())
+
+    monkeypatch.setattr(GraphDecoder, "prepare", counted)
+    decoder, source = GraphDecoder(model, 2, 7, 9), padded(model, 7, 5)
+    found = [decoder.generate(source)]
+    model.load_state_dict(make(4, device, vocabulary=101).state_dict(), assign=True)
+    for change in (lambda: None, model.double):
+        change()
+        for _ in range(2):
+            found.append(decoder.generate(source))
+            assert torch.equal(found[-1], model.generate(source, extra=9))
+    assert not torch.equal(found[0], found[1])
+    assert len(prepared) == 3
+    assert prepared[-1] == decoder.whereabouts()
+
+
 def test_dropout_and_modes_are_left_as_they_were():
     model = make(2).train()
     decoder = GraphDecoder(model, 1, 4, 1)
@@ -339,6 +363,78 @@ def test_on_a_gpu_both_graphs_are_recorded(monkeypatch):
     assert (decoder.entry, decoder.graph) == ("enter", "steps")
 
 
+# Cominciare prima.
+
+
+def contents(decoder: Any) -> list[Tensor]:
+    """Tutto ciò che un kernel può scrivere: stato, vettori, cache."""
+    tensors = [*vars(decoder.state).values(), *vars(decoder.buffers).values()]
+    for cache in decoder.caches:
+        tensors += [cache.keys, cache.values]
+    return tensors
+
+
+def unwritten(now: Tensor, before: Tensor) -> Tensor:
+    """Ciò che si leggerebbe prima che un kernel scriva: i numeri di prima, o NaN se sono reali."""
+    stale = math.nan if now.is_floating_point() else before
+    return now.where(now == before, stale)
+
+
+def same(found: list[Tensor], expected: list[Tensor]) -> bool:
+    """Gli stessi numeri, NaN compresi."""
+    pairs = zip(found, expected, strict=True)
+    return all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs)
+
+
+def fill(tensors: list[Tensor], values: list[Tensor]) -> None:
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)
+
+
+def test_nothing_is_read_or_written_before_its_turn(quick, monkeypatch):
+    """Ogni kernel comincia quando il precedente non ha ancora scritto nulla.
+
+    Ciò che il precedente scrive si nasconde, e `gdc_wait` lo mostra: chi lo leggesse prima
+    troverebbe NaN, o il token di prima. Fino all'attesa nessuno scrive.
+    """
+    model = make(9, d_model=16, heads=2, layers=2, d_ff=20, vocabulary=101)
+    source = padded(model, 4)
+    expected = model.generate(source, extra=4)
+    decoder = GraphDecoder(model, 1, 4, 4, fused=True)
+    waited: list[str] = []
+    memory = contents(decoder)
+    before = [it.clone() for it in memory]
+
+    def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+        nonlocal before
+        constants.pop("num_warps", None)
+        now = [it.clone() for it in memory]
+        hidden = [unwritten(*pair) for pair in zip(now, before, strict=True)]
+        fill(memory, hidden)
+        waiting = True
+
+        def wait() -> None:
+            nonlocal waiting
+            if waiting:
+                assert same(memory, hidden)
+                fill(memory, now)
+                waited.append(kernel.fn.__name__)
+            waiting = False
+
+        monkeypatch.setattr(graphs, "gdc_wait", wait)
+        graphs.interpreted(kernel)[grid](*arguments, early=True, **constants)
+        assert not waiting
+        before = now
+
+    monkeypatch.setattr(graphs, "gdc_launch_dependents", lambda: None)
+    monkeypatch.setattr(decoder, "launch", launch)
+    assert torch.equal(decoder.generate(source), expected)
+    assert len(set(expected.flatten().tolist())) > 2
+    assert set(waited) == {
+        f"{it}_kernel" for it in ("embed", "project", "attend", "vote", "choose")
+    }
+
+
 # I kernel, uno per uno.
 
 
@@ -387,6 +483,17 @@ def test_a_product_with_what_comes_before_and_after(parts, tall, quick):
     torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
     if use["norm"]:
         torch.testing.assert_close(normal, x, rtol=1e-5, atol=1e-5)
+
+
+def test_our_kernels_normalize_as_the_layers_do(quick):
+    """Con una varianza di un milionesimo ε conta quanto lei."""
+    model = make(3, d_model=16, heads=2)
+    decoder = GraphDecoder(model, 1, 4, 2, fused=True)
+    norm = model.decoder.layers[0].self_attention_norm
+    x, weight, output = torch.randn(16) * 1e-3, torch.randn(5, 16), torch.zeros(5)
+    with torch.inference_mode():
+        decoder.project(x, weight, output, norm=norm)
+        torch.testing.assert_close(output, weight @ norm.norm(x), rtol=1e-4, atol=1e-4)
 
 
 def test_sum_and_maximum_are_those():
@@ -488,8 +595,8 @@ def test_choosing_is_the_same_in_both_ways(limit, is_open, best, chosen, still_o
         state.used.fill_(1)
         state.limits.fill_(limit)
         state.open.fill_(is_open)
-        logits = torch.zeros(config.vocabulary)
-        logits[[best, 9]] = 5.0
+        logits = torch.full((config.vocabulary,), -9.0)
+        logits[[best, 9]] = -5.0  # chi oltre il vocabolario leggesse zeri li preferirebbe
         if fused:
             parts = (torch.full((3,), math.nan), torch.full((3,), -1, dtype=torch.int32))
             run(graphs.vote_kernel, 3, logits, *parts, config.vocabulary, block=4)
