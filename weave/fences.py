@@ -21,6 +21,9 @@ from weave.house import ROOT, page_url, source_url, triple_of
 PLAIN = re.compile(r'<span class="[nw]">([^<]*)</span>')
 """Un nome o uno spazio del codice colorato."""
 
+NUMBERED = 'class="linenos" data-linenos'
+"""Un numero di riga: il foglio di stile guarda il solo attributo, e le righe sono ottantamila."""
+
 
 def stopping(fence: Callable[..., str]) -> Callable[..., str]:
     """Un riquadro in cui ogni errore, anche imprevisto, ferma la costruzione e dice quale è."""
@@ -100,14 +103,15 @@ def _find(path: Path, name: str, address: str) -> Fragment:
 def _figure(fragment: Fragment, anchor: str, title: str) -> str:
     """Il codice colorato, con i numeri di riga veri; le righe vuote iniziali contate a parte.
 
-    Nomi e spazi hanno il colore del testo: non serve dirlo parola per parola.
+    Nomi e spazi hanno il colore del testo: non serve dirlo parola per parola. Né serve a ogni riga
+    dire due volte che ha un numero.
     """
     code = fragment.text[fragment.blank_lines :].rstrip("\n")
     first = fragment.line + fragment.blank_lines
     html = Highlight(Markdown(), linenums_style="pymdownx-inline", stripnl=False).highlight(
         code, "python", linestart=first, classes=[]
     )
-    html = PLAIN.sub(r"\1", html)
+    html = PLAIN.sub(r"\1", html).replace(NUMBERED, "data-linenos")
     return (
         f'<figure class="codice" id="{escape(anchor)}" data-blank-lines="{fragment.blank_lines}">'
         f"<figcaption>{title}</figcaption>{html}</figure>"
