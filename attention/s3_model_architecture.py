@@ -49,7 +49,7 @@ class TransformerConfig:
         vocabulary: le voci del vocabolario comune; l'articolo ne dice circa 37 000.
         learned_positions: quante posizioni apprese al posto delle sinusoidi, tabella 3 (E).
         bias: i termini costanti nelle proiezioni, come nel primo codice pubblicato.
-        padding_id, start_id, end_id: gli identificatori del riempimento, dell'inizio, della fine.
+        padding_id, start_id, end_id: gli identificatori del padding, dell'inizio, della fine.
 
     Solleva:
         TypeError: se una misura non è del tipo giusto.

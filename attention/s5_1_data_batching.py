@@ -181,7 +181,7 @@ def sentences(source: FilePath, target: FilePath, every: int = 1) -> Iterator[st
 
 
 PADDING = 0
-"""L'identificatore del riempimento."""
+"""L'identificatore del padding."""
 
 START = 1
 """L'identificatore dell'inizio, il primo ingresso del decoder."""
@@ -600,7 +600,7 @@ def token_batches(
 ) -> list[Int[np.ndarray, "_"]]:
     """§5.1 ¶1: le coppie raccolte in batch di lunghezza simile, in ordine sparso.
 
-    Ogni coppia sta in un batch solo. In un batch, contando il riempimento, i token della sorgente
+    Ogni coppia sta in un batch solo. In un batch, contando il padding, i token della sorgente
     sono al più `budget`, e così quelli della destinazione. Il risultato dipende solo dagli
     argomenti: ogni processo lo calcola per conto suo, e prende i batch che gli toccano.
 
@@ -678,7 +678,7 @@ def padding_waste(
     source_lengths: Int[np.ndarray, "pairs"],
     target_lengths: Int[np.ndarray, "pairs"],
 ) -> float:
-    """La parte delle posizioni di questi batch che è solo riempimento, da 0 a 1."""
+    """La parte delle posizioni di questi batch che è solo padding, da 0 a 1."""
     tokens = places = 0
     for lengths in (source_lengths, target_lengths):
         tokens += sum(int(lengths[batch].sum()) for batch in batches)
@@ -719,7 +719,7 @@ def collate(pairs: Sequence[tuple[Sentence, Sentence]]) -> Batch:
 
 
 def padded(sentences: Sequence[Sentence]) -> Int[Tensor, "batch n"]:
-    """Più frasi in una matrice larga quanto la più lunga; in fondo alle altre, il riempimento."""
+    """Più frasi in una matrice larga quanto la più lunga; in fondo alle altre, il padding."""
     matrix = np.full((len(sentences), max(map(len, sentences))), PADDING, np.int64)
     for row, sentence in zip(matrix, sentences, strict=True):
         row[: len(sentence)] = sentence

@@ -211,7 +211,7 @@ def test_help_is_in_italian(command, capsys):
 
 
 def test_recipes_are_the_paper_s():
-    """§5 e §6.1: passi, riscaldamento, token, checkpoint ogni dieci minuti, media di 5 o di 20."""
+    """§5 e §6.1: passi, warmup, token, checkpoint ogni dieci minuti, media di 5 o di 20."""
     base, big = RECIPES["base"], RECIPES["big"]
     assert (base.config.d_model, big.config.d_model) == (512, 1024)
     assert (base.steps, big.steps) == (100_000, 300_000)

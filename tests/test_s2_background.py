@@ -24,6 +24,7 @@ from attention.s2_background import (
     restricted,
     restricted_hops,
 )
+from attention.s4_why_self_attention import convolutional
 
 STEM = "s2_background"
 
@@ -224,19 +225,25 @@ def test_layers_are_steps_of_the_dependency_graph():
 
 def test_equal_weights_cannot_tell_who_was_where():
     """§2 ¶1: con pesi uguali, scambiare due posizioni non cambia l'uscita di una testa."""
-    values = torch.tensor([[4.0, 1], [8, 3], [100, 100]]).double()
-    weights = torch.tensor([0.5, 0.5, 0]).double()
-    assert (weights @ values).tolist() == (weights @ values[[1, 0, 2]]).tolist() == [6, 2]
+    query, equal = torch.randn(1, 3).double(), torch.randn(1, 3).double().expand(2, 3)
+    values = torch.tensor([[4.0, 1], [8, 3]]).double()
+    one, other = (scaled_dot_product_attention(query, equal, v) for v in (values, values.flip(0)))
+    assert one.tolist() == other.tolist() == [[6, 2]]
+    different = torch.randn(2, 3).double()
+    one, other = (
+        scaled_dot_product_attention(query, different, v) for v in (values, values.flip(0))
+    )
+    assert (one - other).abs().max() > 0.01
 
 
 def test_a_convolution_keeps_apart_what_an_average_blends():
     """§2 ¶1: una matrice per scostamento mette i due valori in due componenti diverse."""
     values = torch.tensor([[4.0, 0], [8, 0]]).double()
     by_offset = torch.tensor([[[1.0, 0], [0, 0]], [[0, 1], [0, 0]]]).double()
-    kept = sum(value @ matrix for value, matrix in zip(values, by_offset, strict=True))
-    assert kept.tolist() == [4, 8]
-    for p in torch.linspace(0, 1, 11).double():
-        blended = p * values[0] + (1 - p) * values[1]
+    assert convolutional(values, by_offset)[-1].tolist() == [4, 8]
+    for _ in range(11):
+        query, keys = torch.randn(1, 3).double(), torch.randn(2, 3).double()
+        (blended,) = scaled_dot_product_attention(query, keys, values)
         assert blended[1] == 0
         assert 4 <= blended[0] <= 8
 

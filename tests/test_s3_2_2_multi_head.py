@@ -1,6 +1,8 @@
 """§3.2.2: le teste contro la formula, contro `torch.nn.MultiheadAttention`, contro la matita."""
 
 import math
+import re
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from attention import (
     scaled_dot_product_attention,
 )
 from attention.s3_2_2_multi_head import LARGE, PACKS, linear, packed_weights
+from weave.house import ROOT
 
 SIZES = [
     pytest.param({"d_model": 6, "heads": 3}, id="d_k = d_v = d_model / h"),
@@ -496,6 +499,27 @@ def test_768_wide_with_12_heads():
     assert module.w_o.shape == (768, 768)
     assert module(x, x, x).shape == (10, 768)
     assert sum(parameter.numel() for parameter in module.parameters()) == 2_359_296
+
+
+def test_the_arrows_carry_the_shapes_of_the_module():
+    """§3.2.2 ¶4: ogni misura scritta nel disegno è quella di un tensore del modulo."""
+    drawing = ElementTree.parse(ROOT / "paper_it/figure/s3_2_2_flow.svg").getroot()
+    found = {"".join(it.itertext()) for it in drawing.iter("{http://www.w3.org/2000/svg}text")}
+    module, x = MultiHeadAttention(d_model=768, heads=12), torch.randn(10, 768)
+    q, k, v = module.roles(x, 0, 3)
+    weights, output = module.weights(x, x), module(x, x, x)
+    wide = x @ module.w_qkv.T
+    sizes = {f"{it.size(1)} × {it.size(0)}" for it in (module.w_qkv, module.w_o)}
+    sizes |= {f"ingresso {list(x.shape)}", f"uscita {list(output.shape)}", str(list(wide.shape))}
+    for letter, role, part in zip("QKV", (q, k, v), wide.chunk(3, -1), strict=True):
+        sizes |= {f"{letter} {list(part.shape)}", f"{letter}i {list(role.shape[1:])}"}
+    head = module.head(0, x, x, x)
+    sizes |= {f"Oi {list(head.shape)}", f"{len(q)} uscite {list(head.shape)}"}
+    sizes |= {f"pesi {list(weights.shape[1:])}", f"× {len(weights)}", f"Concat: O {list(x.shape)}"}
+    sizes |= {f"Oi: {head.size(1)} colonne", f"{head.size(1)} righe", f"{head.size(1)} colonne"}
+    assert sizes <= found
+    written = {text for text in found if re.search(r"\d", text)}
+    assert written - sizes == {"softmax(Qi Kiᵀ / √64)", "12 contributi, sommati"}
 
 
 # Un modulo come gli altri

@@ -471,7 +471,7 @@ def test_the_name_of_a_special_in_a_text_is_plain_text(name, tmp_path):
 
 
 def test_decoding_stops_at_the_end_and_skips_the_other_specials():
-    """§5.1 ¶1: il riempimento e l'inizio non sono testo; dopo la fine non si legge."""
+    """§5.1 ¶1: il padding e l'inizio non sono testo; dopo la fine non si legge."""
     vocabulary = trained()
     cane = vocabulary.encode("cane")
     assert vocabulary.decode([START, *cane, END, *cane, PADDING, 10**6]) == "cane"
@@ -912,7 +912,7 @@ def room(batch: np.ndarray, sizes: np.ndarray) -> int:
 
 @given(st.lists(st.tuples(st.integers(1, 13), st.integers(1, 13)), min_size=1), st.integers(13, 97))
 def test_every_pair_is_in_one_batch_within_the_budget(pairs, budget):
-    """§5.1 ¶1, T33: ogni coppia una volta sola; i posti, riempimento compreso, entro il budget."""
+    """§5.1 ¶1, T33: ogni coppia una volta sola; i posti, padding compreso, entro il budget."""
     source, target = (np.array(side) for side in zip(*pairs, strict=True))
     batches = token_batches(source, target, budget, seed=5, epoch=3)
     assert sorted(i for batch in batches for i in batch.tolist()) == list(range(len(pairs)))
@@ -955,7 +955,7 @@ def test_pairs_are_sorted_by_the_longer_sentence_then_by_the_difference():
 
 @pytest.mark.parametrize("budget", [97, 397, 2003])
 def test_bucketing_wastes_less_than_random_batches(budget):
-    """§5.1 ¶1, T33: per lunghezza, il riempimento è una piccola parte di quello a caso."""
+    """§5.1 ¶1, T33: per lunghezza, il padding è una piccola parte di quello a caso."""
     source, target = lengths(5003)
     batches = token_batches(source, target, budget, seed=0, epoch=0)
     shuffled = cut(np.random.default_rng(2).permutation(5003), source, target, budget)
@@ -1100,7 +1100,7 @@ def test_batches_are_built_from_the_corpus(files, tmp_path):
 
 
 def test_padding_changes_no_score():
-    """§5.1 ¶1: il riempimento costa tempo, e non cambia i risultati."""
+    """§5.1 ¶1: il padding costa tempo, e non cambia i risultati."""
     torch.manual_seed(3)
     config = TransformerConfig(layers=2, d_model=8, d_ff=11, heads=2, dropout=0.0, vocabulary=13)
     model = Transformer(config).double().eval()

@@ -332,9 +332,9 @@ def test_a_gradient_that_changes_sign_at_random_moves_0_23_rates():
 
 def test_the_memory_is_50_steps_and_the_estimate_is_noisier():
     """Commento: metà del ricordo in 34 passi invece di 693; v̂ balla del 14% invece del 3%."""
-    assert math.log(0.5) / math.log(0.98) == pytest.approx(34.3, abs=0.05)
-    assert math.log(0.5) / math.log(0.999) == pytest.approx(692.8, abs=0.05)
-    for beta, expected in ((0.98, 0.142), (0.999, 0.0316)):
+    assert math.log(0.5) / math.log(BETAS[1]) == pytest.approx(34.3, abs=0.05)
+    assert math.log(0.5) / math.log(TORCH_BETAS[1]) == pytest.approx(692.8, abs=0.05)
+    for beta, expected in ((BETAS[1], 0.142), (TORCH_BETAS[1], 0.0316)):
         assert math.sqrt(2 * noise(beta)) == pytest.approx(expected, abs=5e-4)
 
 

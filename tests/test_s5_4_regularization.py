@@ -187,8 +187,9 @@ def test_dropout_keeps_the_mean_and_adds_a_noise(p):
 
 def test_the_noise_is_a_third_with_a_tenth_and_two_thirds_with_three():
     """§5.4 ¶2: √(0,1/0,9) = 1/3, √(0,3/0,7) = 0,65."""
-    assert math.sqrt(0.1 / 0.9) == pytest.approx(1 / 3)
-    assert math.sqrt(0.3 / 0.7) == pytest.approx(0.65, abs=0.005)
+    for p, expected in ((0.1, 1 / 3), (0.3, 0.65)):
+        found = Dropout(p).train()(torch.ones(400_000, dtype=torch.float64))
+        assert found.std().item() == pytest.approx(expected, rel=0.015)
 
 
 def test_scaling_in_training_or_in_use_is_the_same_on_average():
@@ -329,13 +330,29 @@ def test_the_optimum_assigns_0_9_and_not_1():
     assert math.log(37_000 * 0.9 / 0.1 + 1) == pytest.approx(12.716, abs=5e-4)
 
 
+def mean_loss(logs: Tensor, tokens: Tensor, epsilon: float = 0.0) -> Tensor:
+    """La perdita media per token di chi dà a ogni token i logaritmi `logs`."""
+    return token_losses(logs[tokens], logs.mean().expand(len(tokens)), epsilon).mean()
+
+
+def fitted(tokens: Tensor, vocabulary: int, epsilon: float = 0.0) -> Tensor:
+    """I logaritmi di un modello di soli punteggi liberi, addestrato su questi token."""
+    logits = torch.zeros(vocabulary, dtype=torch.float64, requires_grad=True)
+    for _ in range(4000):
+        loss = mean_loss(logits.log_softmax(-1), tokens, epsilon)
+        (slope,) = torch.autograd.grad(loss, logits)
+        logits = (logits - 0.5 * slope).detach().requires_grad_()
+    return logits.detach().log_softmax(-1)
+
+
 def test_training_on_smoothed_targets_raises_the_perplexity():
-    """§5.4 ¶3, T32: il migliore modello livellato paga −ln 0,9 se la risposta è una sola."""
-    for truth in (numbers(1, 0, 0, 0, 0), numbers(0.6, 0.3, 0.1, 0, 0)):
-        best = sum(p * smoothed_target(token, 5, 0.1) for token, p in enumerate(truth.tolist()))
-        entropy = torch.special.entr(truth).sum()
-        paid = -(truth * best.log()).sum()
-        assert paid > entropy + 0.02
+    """§5.4 ¶3, T32: si addestra con e senza; chi livella paga, anche se la risposta è una sola."""
+    for tokens in (torch.zeros(3).long(), torch.tensor([0] * 6 + [1] * 3 + [2])):
+        plain, smoothed = (
+            perplexity(-fitted(tokens, 5, epsilon)[tokens].sum().item(), len(tokens))
+            for epsilon in (0.0, 0.1)
+        )
+        assert smoothed > 1.02 * plain
     assert perplexity(-math.log(0.9), 1) == pytest.approx(1.111, abs=5e-4)
 
 
@@ -344,18 +361,17 @@ def test_an_ambiguous_sentence_has_a_loss_nobody_can_go_below():
     truth = numbers(0.6, 0.3, 0.1)
     floor = torch.special.entr(truth).sum().item()
     assert floor == pytest.approx(0.898, abs=5e-4)
+    tokens = torch.tensor([0] * 6 + [1] * 3 + [2])
     for model in (numbers(0.98, 0.01, 0.01), numbers(1, 1, 1) / 3, numbers(0.5, 0.4, 0.1)):
-        assert -(truth * model.log()).sum().item() > floor + 0.02
+        assert mean_loss(model.log(), tokens).item() > floor + 0.02
+    assert mean_loss(fitted(tokens, 3), tokens).item() == pytest.approx(floor, abs=1e-9)
 
 
 def test_frequencies_are_the_best_table():
     """B12: fra le tabelle, una riga per contesto, la perdita minima è delle frequenze osservate."""
-    counts = torch.tensor([[5.0, 2, 1], [1, 1, 6]], dtype=torch.float64)
-    logits = torch.zeros(2, 3, dtype=torch.float64)
-    for _ in range(3000):
-        expected = logits.softmax(-1) * counts.sum(-1, keepdim=True)
-        logits = logits - 0.1 * (expected - counts)
-    assert_equal(logits.softmax(-1), counts / counts.sum(-1, keepdim=True), 1e-9)
+    for counts in ([5, 2, 1], [1, 1, 6]):
+        tokens = torch.arange(3).repeat_interleave(torch.tensor(counts))
+        assert_equal(fitted(tokens, 3).exp(), numbers(*counts) / len(tokens), 1e-9)
 
 
 def test_a_matita_a_smoothed_loss():

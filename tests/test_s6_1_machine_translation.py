@@ -24,6 +24,7 @@ from attention import (
     log_probabilities,
     s3_2_2_multi_head,
 )
+from attention.command_line import RECIPES
 from attention.s0_abstract import (
     EN_DE,
     EN_FR,
@@ -35,7 +36,14 @@ from attention.s0_abstract import (
     fraction_of_cost,
 )
 from attention.s3_2_2_multi_head import PACKS
-from attention.s5_2_hardware_schedule import Checkpoint, Position, checkpoints, write_checkpoint
+from attention.s5_2_hardware_schedule import (
+    BASE_SCHEDULE,
+    BIG_SCHEDULE,
+    Checkpoint,
+    Position,
+    checkpoints,
+    write_checkpoint,
+)
 from attention.s6_1_machine_translation import (
     ALPHA,
     BASE_TRAINING,
@@ -794,12 +802,13 @@ def test_the_last_checkpoints_are_those_of_the_highest_steps(tmp_path):
 
 def test_five_checkpoints_span_forty_minutes():
     """§6.1 ¶3, T34: quattro intervalli di dieci minuti, circa 5600 passi da 0,432 secondi."""
-    seconds = 12 * 3600 / 100_000
+    base, big = RECIPES["base"], RECIPES["big"]
+    seconds = float(BASE_TRAINING.days) * 86_400 / BASE_SCHEDULE.steps
     assert seconds == pytest.approx(0.432)
-    assert (5 - 1) * 10 == 40
-    assert round((5 - 1) * 600 / seconds, -2) == 5600
-    assert (20 - 1) * 10 == 190
-    assert (20 - 1) * 600 / 1.0 == 11_400
+    assert (base.keep - 1) * base.every == 5600
+    assert (base.keep - 1) * base.every * seconds / 60 == pytest.approx(40, rel=0.02)
+    assert (big.keep - 1) * big.every == 11_400
+    assert (big.keep - 1) * big.every * BIG_SCHEDULE.seconds / 60 == 190
 
 
 def test_checkpoints_of_another_model_are_refused(tmp_path):

@@ -170,7 +170,7 @@ def test_table_on_the_page_is_table_3():
         ["" if cell == "." else cell.replace("K", "\u202f000") for cell in line]
         for line in cells(PRINTED)
     ]
-    expected[18][0] = "E) posizioni apprese"
+    expected[18][0] = "E) embedding posizionali invece delle sinusoidi"
     assert shown == expected
 
 

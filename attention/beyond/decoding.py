@@ -195,7 +195,7 @@ class Written(NamedTuple):
 
 
 NEVER = (*UNPREDICTED, END)
-"""Le voci vietate a chi deve continuare: riempimento, inizio, fine."""
+"""Le voci vietate a chi deve continuare: padding, inizio, fine."""
 
 
 def scores(model: Model, past: Sequence[int], window: int) -> Float[Tensor, " vocabulary"]:

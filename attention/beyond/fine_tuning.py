@@ -204,7 +204,7 @@ class Example(NamedTuple):
 
 
 def batch_of(examples: Sequence[Example]) -> Batch:
-    """Il batch di alcuni esempi: ciò che è dato non è atteso, come se fosse riempimento."""
+    """Il batch di alcuni esempi: ciò che è dato non è atteso, come se fosse padding."""
     batch = collate([(it.tokens, it.tokens) for it in examples])
     given = torch.tensor([it.given for it in examples])
     asked = torch.arange(batch.expected.size(1)) >= given[:, None]

@@ -631,14 +631,14 @@ RISING = 120
 """In quanti il tasso di apprendimento sale."""
 
 TOKENS = 320
-"""I token di un passo, riempimento compreso."""
+"""I token di un passo, padding compreso."""
 
 SLOWER = 0.5
 """Quanto del tasso di §5.3 si prende: con il tasso intero lo strato dell'articolo fatica."""
 
 
 def rate(step: int, d_model: int, rising: int, warm: bool) -> float:
-    """La metà del tasso di §5.3; senza riscaldamento si parte dal massimo, e poi si cala uguale.
+    """La metà del tasso di §5.3; senza warmup si parte dal massimo, e poi si cala uguale.
 
     Argomenti:
         step: il passo, da 1.
@@ -705,7 +705,7 @@ ALONE = tuple((name,) for name in CHANGES)
 """Un cambiamento solo, sullo strato dell'articolo."""
 
 COLD = LADDER[:2]
-"""Chi si addestra anche senza riscaldamento."""
+"""Chi si addestra anche senza warmup."""
 
 VARIANTS = (
     *((names, True) for names in dict.fromkeys(LADDER + ALONE)),

@@ -78,7 +78,7 @@ UNKNOWN = 3
 """L'identificatore di una parola che il vocabolario non ha."""
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
-"""Le prime quattro voci: riempimento, inizio, fine, parola ignota."""
+"""Le prime quattro voci: padding, inizio, fine, parola ignota."""
 
 WORD = re.compile(r"\w+'?|[^\w\s]")
 """Una parola, con il suo apostrofo se ne ha uno; oppure un segno di punteggiatura."""
@@ -119,7 +119,7 @@ class WordVocabulary:
         return [self.ids.get(word, UNKNOWN) for word in split_words(text)]
 
     def decode(self, tokens: Sentence) -> str:
-        """Le parole di una fila di token fino alla fine; inizio e riempimento si saltano.
+        """Le parole di una fila di token fino alla fine; inizio e padding si saltano.
 
         Solleva:
             ValueError: se un token non è nel vocabolario.
@@ -592,7 +592,7 @@ CONFIG = TransformerConfig(layers=4, d_model=64, d_ff=256, heads=4, dropout=0.0)
 """Le misure del modello; le voci sono quelle che il corpus ha."""
 
 BUDGET = 2000
-"""I token di un passo, riempimento compreso."""
+"""I token di un passo, padding compreso."""
 
 STEPS = 2400
 """I passi."""
