@@ -421,12 +421,14 @@ def test_nothing_is_read_or_written_before_its_turn(quick, monkeypatch):
                 waited.append(kernel.fn.__name__)
             waiting = False
 
-        monkeypatch.setattr(graphs, "gdc_wait", wait)
-        graphs.interpreted(kernel)[grid](*arguments, early=True, **constants)
+        plain = graphs.interpreted(kernel)
+        with monkeypatch.context() as patched:
+            patched.setattr(graphs, "gdc_wait", wait)
+            patched.setattr(graphs, "gdc_launch_dependents", lambda: None)
+            plain[grid](*arguments, early=True, **constants)
         assert not waiting
         before = now
 
-    monkeypatch.setattr(graphs, "gdc_launch_dependents", lambda: None)
     monkeypatch.setattr(decoder, "launch", launch)
     assert torch.equal(decoder.generate(source), expected)
     assert len(set(expected.flatten().tolist())) > 2
