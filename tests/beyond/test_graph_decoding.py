@@ -397,6 +397,7 @@ def test_nothing_is_read_or_written_before_its_turn(quick, monkeypatch):
     Ciò che il precedente scrive si nasconde, e `gdc_wait` lo mostra: chi lo leggesse prima
     troverebbe NaN, o il token di prima. Fino all'attesa nessuno scrive.
     """
+    monkeypatch.setattr(graphs, "PART", 16)
     model = make(9, d_model=16, heads=2, layers=2, d_ff=20, vocabulary=101)
     source = padded(model, 4)
     expected = model.generate(source, extra=4)
