@@ -959,6 +959,17 @@ def test_a_variable_that_emulates_fp32_is_refused(monkeypatch, name, value):
         bench_conftest.plain_fp32()
 
 
+def test_threads_are_touched_only_when_they_have_changed(monkeypatch):
+    """Chiedere di nuovo lo stesso numero cambierebbe i tempi: MKL non sceglierebbe più."""
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    threads = bench_conftest.machine()["threads"]
+    for now, expected in ((threads, []), (threads + 1, [threads])):
+        monkeypatch.setattr(torch, "get_num_threads", lambda now=now: now)
+        bench_conftest.usual_threads()
+        assert asked == expected
+
+
 def test_fp32_is_fp32_whatever_was_asked_before():
     torch.backends.cuda.matmul.fp32_precision = "tf32"
     bench_conftest.plain_fp32()
