@@ -34,6 +34,15 @@ every_dtype = pytest.mark.parametrize(
 leading_dimensions = pytest.mark.parametrize("batch", [(), (2,), (2, 3), (2, 1, 3), (2, 1, 3, 2)])
 
 
+@pytest.fixture(params=[-1, 1024], ids=["kernel", "corte"])
+def road(request, monkeypatch):
+    """Le due strade della forma fusa: il kernel per ogni lunghezza, o la lettera per le corte."""
+    monkeypatch.setattr(s3_2_1_scaled_dot_product, "SHORT", request.param)
+
+
+both_roads = pytest.mark.usefixtures("road")
+
+
 def random_problem(
     *batch: int, m: int = 3, n: int = 5, d_k: int = 7, d_v: int = 11, device: str = "cpu"
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,6 +118,7 @@ def test_scaling_the_queries_first_is_the_same():
 # ¶2: l'eq. (1)
 
 
+@both_roads
 @both_forms
 def test_equation_1_equals_the_loops(attention, device):
     """§3.2.1 ¶2, eq. (1): le matrici danno i numeri dei cicli in chiaro, con d_v ≠ d_k."""
@@ -117,6 +127,7 @@ def test_equation_1_equals_the_loops(attention, device):
     assert_equal(attention(query, key, value), torch.stack(expected))
 
 
+@both_roads
 @both_forms
 def test_masked_equation_1_equals_the_loops(attention, device):
     """§3.2.1 fig. 2: vero vuol dire «può guardare»; una riga senza permessi riceve zeri."""
@@ -131,6 +142,7 @@ def test_equation_1_equals_torch():
     assert_equal(scaled_dot_product_attention(*problem), F.scaled_dot_product_attention(*problem))
 
 
+@both_roads
 @both_forms
 @pytest.mark.parametrize(("m", "n", "d_k", "d_v"), [(1, 1, 1, 1), (2, 3, 5, 7), (13, 11, 7, 2)])
 def test_queries_keys_and_values_have_their_own_sizes(attention, m, n, d_k, d_v):
@@ -140,6 +152,7 @@ def test_queries_keys_and_values_have_their_own_sizes(attention, m, n, d_k, d_v)
     assert_equal(attention(*problem), by_loops(*problem))
 
 
+@both_roads
 @both_forms
 def test_output_stays_in_the_convex_hull_of_the_values(attention):
     """§3.2.1 ¶2: in ogni direzione, l'uscita non va oltre il value più lontano."""
@@ -149,6 +162,7 @@ def test_output_stays_in_the_convex_hull_of_the_values(attention):
     assert (reached <= (value @ directions).max(dim=0).values).all()
 
 
+@both_roads
 @both_forms
 def test_permuting_the_pairs_changes_nothing(attention):
     """§3.2.1 ¶2: le coppie key–value sono un insieme, il loro ordine non conta."""
@@ -158,6 +172,7 @@ def test_permuting_the_pairs_changes_nothing(attention):
     assert_equal(shuffled, attention(query, key, value))
 
 
+@both_roads
 @both_forms
 def test_permuting_the_queries_permutes_the_outputs(attention):
     """§3.2.1 ¶2: ogni riga del risultato dipende dalla sua query soltanto."""
@@ -190,6 +205,7 @@ def test_forbidden_weights_are_exactly_zero_and_the_rest_sums_to_one():
     assert_equal(weights.sum(dim=-1), torch.ones(3, dtype=torch.float64))
 
 
+@both_roads
 @both_forms
 @leading_dimensions
 def test_a_mask_extends_over_the_dimensions_it_lacks(attention, batch, device):
@@ -202,6 +218,7 @@ def test_a_mask_extends_over_the_dimensions_it_lacks(attention, batch, device):
         assert_equal(attention(*problem, mask), expected)
 
 
+@both_roads
 @both_forms
 @every_dtype
 def test_a_row_that_may_see_nothing_gives_zeros_and_no_nan(attention, dtype):
@@ -309,15 +326,6 @@ def test_additive_keeps_a_hidden_vector_for_every_pair():
 
 
 # ¶3, un passo oltre: la forma fusa
-
-
-@pytest.fixture(params=[-1, 1024], ids=["kernel", "corte"])
-def road(request, monkeypatch):
-    """Le due strade della forma fusa: il kernel per ogni lunghezza, o la lettera per le corte."""
-    monkeypatch.setattr(s3_2_1_scaled_dot_product, "SHORT", request.param)
-
-
-both_roads = pytest.mark.usefixtures("road")
 
 
 @both_roads
@@ -530,6 +538,7 @@ def test_gradient_towards_the_query_dies_much_later(d_k, larger_without_the_root
 # I numeri di una macchina
 
 
+@both_roads
 @both_forms
 @every_dtype
 def test_half_precision_is_as_accurate_as_its_format_allows(attention, dtype, device):
@@ -548,6 +557,7 @@ def test_half_precision_overflows_only_to_the_letter():
     assert fused_attention(query, query, value).item() == 3.0
 
 
+@both_roads
 @both_forms
 def test_large_scores_do_not_overflow(attention):
     """§3.2.1 ¶1: con punteggi di ±10⁴ in FP32 la softmax sceglie, e nulla diventa NaN."""
@@ -559,6 +569,7 @@ def test_large_scores_do_not_overflow(attention):
     assert query.grad.tolist() == [[0.0]]
 
 
+@both_roads
 @both_forms
 @pytest.mark.parametrize("masked", [False, True])
 def test_gradients_are_those_of_the_formula(attention, masked):
