@@ -12,7 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from attention import (
+    BASE,
     MultiHeadAttention,
+    Transformer,
     attention_weights,
     s3_2_2_multi_head,
     scaled_dot_product_attention,
@@ -107,6 +109,28 @@ def test_one_product_equals_one_product_per_head(sizes, roles, bias, device):
             assert_equal(module(*problem, allowed), expected)
 
 
+@with_and_without_bias
+@inputs
+@pytest.mark.parametrize("sizes", SIZES)
+@torch.no_grad()
+def test_in_use_too_one_product_equals_one_product_per_head(sizes, roles, bias, device):
+    """§3.2.2 ¶2: senza gradienti lavora il kernel fuso: gli stessi numeri, con ogni maschera."""
+    module = random_module(device, **sizes, bias=bias)
+    for batch in ((), (2,), (2, 3), (2, 1, 3)):
+        problem = random_inputs(roles, module.d_model, *batch, device=device)
+        n = problem[0].size(-2)
+        some = torch.rand(n, 5) < 0.6
+        some[0] = False
+        for mask in (None, some, torch.rand(5) < 0.6, torch.rand(*batch, 1, 5) < 0.6):
+            allowed = None if mask is None else mask.to(device)
+            expected = module.forward_by_head(*problem, allowed)
+            assert_equal(module(*problem, allowed), expected)
+        if n == 5:
+            triangle = torch.ones(5, 5, device=device).tril().bool()
+            expected = module.forward_by_head(*problem, triangle)
+            assert_equal(module(*problem, causal=True), expected)
+
+
 def test_a_bias_on_the_keys_changes_nothing():
     """§3.2.2 ¶2: è la stessa costante su tutti i punteggi di una query, e la softmax la toglie."""
     module = random_module(d_model=6, heads=3, bias=True)
@@ -157,6 +181,8 @@ def test_multi_head_equals_torch(roles, bias, device):
         forbidden = None if allowed is None else ~allowed
         output, weights = twin(*problem, attn_mask=forbidden, average_attn_weights=False)
         assert_equal(module(*problem, allowed), output)
+        with torch.no_grad():
+            assert_equal(module(*problem, allowed), output)
         assert_equal(module.weights(*problem[:2], allowed), weights)
 
 
@@ -349,9 +375,14 @@ def test_a_new_module_is_already_initialised():
 
 
 def test_base_model_has_eight_heads_of_64():
-    """§3.2.2 ¶4: con d_model = 512 e h = 8, d_k = d_v = d_model / h = 64."""
-    module = MultiHeadAttention(d_model=512, heads=8)
-    assert (module.d_k, module.d_v) == (64, 64)
+    """§3.2.2 ¶4: nel modello base h = 8 e d_k = d_v = d_model / h = 64, in ogni attenzione."""
+    with torch.device("meta"):
+        model = Transformer(BASE)
+    attentions = [it for it in model.modules() if isinstance(it, MultiHeadAttention)]
+    assert len(attentions) == 18
+    for it in attentions:
+        assert (it.d_model, it.heads, it.d_k, it.d_v) == (512, 8, 64, 64)
+        assert it.w_o.shape == (512, 8 * 64)
 
 
 @pytest.mark.parametrize("heads", [1, 4, 8, 16, 32])
