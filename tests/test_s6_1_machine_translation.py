@@ -217,6 +217,31 @@ def test_a_beam_of_one_is_greedy(seed, device):
         assert best.finished or len(best.tokens) == len(sentence) + 6
 
 
+def test_the_search_takes_its_three_tokens_from_the_configuration():
+    """§6.1 ¶3: padding, inizio e fine sono quelli del modello, quali che siano."""
+    padding, start, end, ended = 5, 6, 4, 0
+    sentences = ([3, 1, 0, 2, 3], [2], [1, 3])
+    source = torch.tensor([[*it, *[padding] * (5 - len(it))] for it in sentences])
+    for seed in range(8):
+        model = spiky(seed, padding_id=padding, start_id=start, end_id=end)
+        greedy = model.generate(source, extra=6).tolist()
+        alone = beam_search(model, source, beam=1, extra=6)
+        for written, (best,) in zip(greedy, alone, strict=True):
+            assert best.tokens == tuple(written[: len(best.tokens)])
+        wide = beam_search(model, source, beam=3, extra=6, n_best=3)
+        for sentence, found in zip(sentences * 2, alone + wide, strict=True):
+            for it in found:
+                read = torch.tensor([[start, *it.tokens[:-1]]])
+                with torch.no_grad():
+                    logs = model(torch.tensor([sentence]), read)[0].log_softmax(-1)
+                exact = sum(logs[i, token].item() for i, token in enumerate(it.tokens))
+                assert it.log_probability == pytest.approx(exact, abs=1e-10)
+                assert it.finished == (it.tokens[-1] == end)
+                assert it.finished or len(it.tokens) == len(sentence) + 6
+        ended += sum(best.finished for (best,) in alone)
+    assert 0 < ended < 24
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_packed_weights_find_the_same_hypotheses(seed, monkeypatch):
     """§6.1 ¶3: la ricerca impacchetta i pesi, se sono grandi, e trova le stesse ipotesi."""
