@@ -52,6 +52,7 @@ from attention.s5_1_data_batching import (
     understand,
     writing,
 )
+from attention.s5_2_hardware_schedule import Feed, Processes
 from benchmarks import bench_s5_1_data_batching as bench
 from weave.house import ROOT
 
@@ -1021,13 +1022,29 @@ def test_batches_come_in_shuffled_order():
     assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.1
 
 
-def test_processes_share_the_same_list():
-    """§5.1 ¶1: uno ogni tanti: nessun batch due volte, nessuno di meno."""
-    pair = lengths(1009)
-    whole = as_lists(token_batches(*pair, 211, seed=0, epoch=0))
-    shares = [as_lists(token_batches(*pair, 211, seed=0, epoch=0))[rank::3] for rank in range(3)]
-    assert sorted(itertools.chain(*shares)) == sorted(whole)
-    assert {len(share) for share in shares} <= {len(whole) // 3, -(-len(whole) // 3)}
+def test_processes_share_the_same_list(tmp_path):
+    """Commento: i batch di tre processi, rimessi in fila, sono la lista; nessuno due volte."""
+    lines = [f"{'a' * (1 + i % 5)}{i}" for i in range(23)]
+    for name in ("s", "t"):
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    vocabulary = Vocabulary.train(lines, 259)
+    prepare(tmp_path / "s", tmp_path / "t", tmp_path / "c", vocabulary, 30)
+    corpus = Corpus(tmp_path / "c")
+
+    def feed(rank: int, count: int) -> Feed:
+        return Feed(corpus, 20, 3, Processes(rank, count, torch.device("cpu")))
+
+    whole = [[corpus[int(i)][0].tolist() for i in batch] for batch in feed(0, 1).batches]
+    assert len(whole) >= 6
+    feeds = [feed(rank, 3) for rank in range(3)]
+    dealt = [
+        [[token for token in row if token != PADDING] for row in batch.source.tolist()]
+        for _ in range(len(whole) // 3)
+        for one in feeds
+        for batch in one.next_step()
+    ]
+    assert dealt == whole[: len(dealt)]
+    assert len(dealt) == len(whole) // 3 * 3
 
 
 def test_the_budget_of_the_paper():

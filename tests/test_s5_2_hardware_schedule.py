@@ -479,6 +479,20 @@ def test_the_seed_of_a_step_depends_on_seed_step_and_process(corpus):
     assert len(set(masks.values())) == 4
 
 
+def test_every_process_draws_its_own_dropout():
+    """Commento: stesso passo, stesso batch, stessi pesi: un altro processo, altri zeri."""
+    batch, losses = collate([([3, 4, 5], [6, 7]), ([8], [9, 10, 3])]), {}
+    for rank in range(3):
+        torch.manual_seed(3)
+        model = small(13, dropout=0.3)
+        torch.manual_seed(step_seed(SEED, 1, rank))
+        loss, _, tokens = batch_loss(model.train(), batch)
+        trainer = trainer_of(model, Processes(rank, 1, ALONE.device))
+        losses[rank] = trainer.run([batch]).loss
+        assert losses[rank] == pytest.approx((loss / tokens).item(), rel=1e-12)
+    assert len(set(losses.values())) == 3
+
+
 def test_unless_told_otherwise_the_seed_is_zero_and_a_step_has_one_batch(corpus):
     """Commento: chi non dice nulla ha il seme 0, un batch per passo, i prodotti in FP32."""
     model = small(len(corpus.vocabulary))
