@@ -164,7 +164,7 @@ def dependence(model: Transformer, n: int, m: int) -> Dependence:
     """
     require(n >= 1, "n", n, "almeno 1")
     require(m >= 1, "m", m, "almeno 1")
-    training = model.training
+    modes = [(part, part.training) for part in model.modules()]
     model.eval()
     try:
         like = model.embedding.weight
@@ -174,7 +174,8 @@ def dependence(model: Transformer, n: int, m: int) -> Dependence:
         output = model.decode_vectors(target, memory, None)
         return Dependence(sensed(memory, source), sensed(output, target), sensed(output, source))
     finally:
-        model.train(training)
+        for part, training in modes:
+            part.training = training
 
 
 def sensed(

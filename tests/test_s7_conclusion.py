@@ -196,6 +196,15 @@ def test_dependence_leaves_the_model_as_it_was():
         assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_dependence_leaves_a_mixed_model_as_it_was():
+    """Chi ha una parte in uso e il resto in addestramento ritrova ogni parte nel suo modo."""
+    model = tiny_model().train()
+    model.encoder.eval()
+    modes = [part.training for part in model.modules()]
+    dependence(model, 5, 3)
+    assert [part.training for part in model.modules()] == modes
+
+
 def test_what_was_seen_cannot_be_changed():
     """Il resoconto delle dipendenze è un dato: non si corregge."""
     found = dependence(tiny_model(), 2, 3)
