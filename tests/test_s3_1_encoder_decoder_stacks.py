@@ -332,6 +332,15 @@ def test_what_survives_dropout_grows_and_the_mean_stays(device):
     assert_equal(output.mean(0), said, 0.03)
 
 
+def test_dropout_zeroes_every_number_on_its_own(device):
+    """§5.4 ¶2: zeri indipendenti lungo ogni asse: due vicini cadono insieme P_drop² volte."""
+    fallen = (Dropout(0.3)(torch.ones(61, 67, 71, device=device)) == 0).double()
+    assert fallen.mean().item() == pytest.approx(0.3, abs=0.005)
+    for axis, size in enumerate(fallen.shape):
+        one, other = fallen.narrow(axis, 0, size - 1), fallen.narrow(axis, 1, size - 1)
+        assert (one * other).mean().item() == pytest.approx(0.3**2, abs=0.005)
+
+
 def test_dropout_has_the_gradient_of_what_it_lets_through(device):
     """§5.4 ¶2: zero dove ha azzerato, 1 / (1 − P_drop) altrove."""
     said = normal(5, 7, device=device).requires_grad_()
