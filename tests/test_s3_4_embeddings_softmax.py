@@ -263,10 +263,11 @@ def test_changing_a_row_changes_all_three_uses():
     without = torch.tensor([[3, 4, 5]]), torch.tensor([[1, 4]])
 
     def uses() -> tuple[Tensor, Tensor, Tensor]:
-        memory, mask = model.encode(source)
-        other, _ = model.encode(without[0])
-        reading = model.decode_vectors(model.embedding(target), other, mask)
-        return memory, reading, model(*without)[..., token]
+        return (
+            model.hidden(source, without[1]),
+            model.hidden(without[0], target)[:, 1],
+            model(*without)[..., token],
+        )
 
     before = uses()
     with torch.no_grad():

@@ -540,16 +540,20 @@ def test_heat_map_is_the_table_of_the_module():
 
 
 def test_hands_of_the_drawing_point_where_the_encoding_says():
-    """Figura: ascissa il seno, altezza il coseno; dopo tre posizioni la rotazione è la stessa."""
+    """Figura: velocità del modulo; ascissa il seno, altezza il coseno della sua tabella."""
     hands = [*drawing("s3_5_hands.svg").iterfind(".//*[@data-pos]")]
     assert len(hands) == 12
+    speeds = sorted({float(hand.get("data-omega")) for hand in hands}, reverse=True)
+    assert speeds == pytest.approx(frequencies(8)[:3].tolist(), rel=1e-12)
+    table = sinusoids(1 + max(int(hand.get("data-pos")) for hand in hands), 8)
     for hand in hands:
         origin, tip = (
             [float(number) for number in point.split()] for point in hand.get("d")[1:].split("L")
         )
-        angle = int(hand.get("data-pos")) * float(hand.get("data-omega"))
-        assert tip[0] - origin[0] == pytest.approx(38 * math.sin(angle), abs=0.01)
-        assert origin[1] - tip[1] == pytest.approx(38 * math.cos(angle), abs=0.01)
+        pair = 2 * speeds.index(float(hand.get("data-omega")))
+        sine, cosine = table[int(hand.get("data-pos")), pair : pair + 2].tolist()
+        assert tip[0] - origin[0] == pytest.approx(38 * sine, abs=0.02)
+        assert origin[1] - tip[1] == pytest.approx(38 * cosine, abs=0.02)
 
 
 # Il Fortran della pagina
