@@ -26,7 +26,7 @@ from attention.s0_abstract import (
     fraction_of_cost,
     require,
 )
-from attention.s6_1_machine_translation import TFLOPS, TRAININGS
+from attention.s6_1_machine_translation import TABLE_2, TFLOPS, TRAININGS
 from weave.house import ROOT
 from weave.pact import blocks
 
@@ -184,11 +184,13 @@ def test_product_of_time_and_capacity_gives_the_printed_costs(days, gpus, tflops
 )
 def test_printed_ensembles_cost_eight_times_a_single_model(single, german, french):
     """Sommario ¶1, «ensemble»: in tabella il costo è otto volte quello del modello singolo."""
-    for number, there in ((2, german), (3, french)):
-        one, many = SINGLE[single][number], ENSEMBLE[f"{single} Ensemble"][number]
-        assert (one is not None) == there == (many is not None)
+    table = {result.model: result for result in TABLE_2}
+    one, many = table[single], table[f"{single} Ensemble"]
+    for cost, there in (("german_flops", german), ("french_flops", french)):
+        alone, together = getattr(one, cost), getattr(many, cost)
+        assert (alone is not None) == there == (together is not None)
         if there:
-            assert two_digits(8 * Decimal(one)) == Decimal(many)
+            assert two_digits(8 * alone) == together
 
 
 def test_step_times_give_the_durations():

@@ -25,6 +25,7 @@ from attention.s1_introduction import (
     steps,
     widths,
 )
+from attention.s4_why_self_attention import convolutional, reads, recurrent, self_attention
 from weave.house import ROOT
 from weave.pact import blocks
 
@@ -358,13 +359,17 @@ def test_scan_has_the_dependencies_of_the_chain(n):
 
 
 def test_tanh_of_tanh_is_not_of_the_same_form():
-    """§1 ¶2: due passi affini sono uno affine; due tanh non sono una tanh, qualunque a e b."""
-    points = torch.linspace(-2, 2, 9).double()
-    affine = 0.5 * (3 * points + 1) + 2
-    assert_equal(affine, 1.5 * points + 2.5)
-    twice = torch.atanh(torch.tanh(2 * torch.tanh(2 * points)))
-    slopes = twice.diff() / points.diff()
-    assert slopes.max() > 2 * slopes.min()
+    """§1 ¶2: tolta una tanh, un passo di Elman è affine; due passi no; due passi lineari sì."""
+    cell = Elman(*(torch.tensor(it).double() for it in ([[1.0]], [[2.0]], [0.5])))
+    points = torch.linspace(-0.7, 0.7, 9).double()[:, None]
+    states = recurrence(cell, points, torch.zeros(9, 2, 1).double()).atanh()
+    slopes = states.diff(dim=0) / points.diff(dim=0)[:, None]
+    assert_equal(slopes[:, 0], torch.full((8, 1), 2.0).double(), 1e-10)
+    assert slopes[:, 1].max() > 2 * slopes[:, 1].min()
+    a, b = torch.full((9, 3, 1), 2.0).double(), torch.full((9, 3, 1), 0.5).double()
+    b[:, 0] = points
+    twice = linear_scan(a, b)[:, 2]
+    assert_equal(twice.diff(dim=0) / points.diff(dim=0), torch.full((8, 1), 4.0).double(), 1e-10)
 
 
 # ¶3: l'attenzione
@@ -389,6 +394,22 @@ def test_convolution_reads_only_its_window():
     ]
     assert {letter for sources in graph.values() for letter, _ in sources} == {"x"}
     assert depth(convolution_graph(5, 1)) == 1
+
+
+def test_the_graphs_are_those_of_real_layers():
+    """§1 ¶3: chi legge chi, nelle derivate degli strati veri, è ciò che dicono i grafi."""
+    n, x = 7, torch.randn(7, 3, dtype=torch.float64)
+    w_x, w_h = torch.randn(2, 3, 3, dtype=torch.float64) / 2
+    kernel = torch.randn(3, 3, 3, dtype=torch.float64)
+    for layer, graph, name in (
+        (self_attention, attention_graph(n), "z"),
+        (lambda it: recurrent(it, w_x, w_h), recurrence_graph(n), "h"),
+        (lambda it: convolutional(it, kernel), convolution_graph(n, 3), "z"),
+    ):
+        seen = reads(layer, x)
+        for i in range(n):
+            inputs = {value for value in ancestors(graph, (name, i + 1)) if value[0] == "x"}
+            assert inputs == {("x", j + 1) for j in range(n) if seen[i, j]}
 
 
 # Il Fortran della pagina

@@ -204,20 +204,24 @@ def test_long_jumps_and_short_ones():
     assert hops(1000, lambda layer, i: (i, i - 1, i - 32)) == 31 + 7
 
 
-def test_layers_are_steps_of_the_dependency_graph():
-    """§2 ¶1: una pila di strati è un grafo (§1): la sua catena è lunga quanto gli strati."""
-    n, pattern = 13, contiguous(3)
+@pytest.mark.parametrize(
+    "pattern", [contiguous(3), dilated(3), restricted(4)], ids=["fila", "salti", "vicini"]
+)
+def test_layers_are_steps_of_the_dependency_graph(pattern):
+    """§2 ¶1: nel grafo (§1) di tanti strati l'ultima legge la prima; con uno in meno, no."""
+    n = 13
     layers = hops(n, pattern)
-    graph = {
-        (layer, i): [(layer - 1, j) for j in pattern(layer - 1, i) if j >= 0]
-        for layer in range(1, layers + 1)
-        for i in range(n)
-    }
-    assert depth(graph) == layers
-    reached = {(layers, n - 1)}
-    for _ in range(layers):
-        reached = {source for value in reached for source in graph[value]}
-    assert (0, 0) in reached
+    for count, arrives in ((layers, True), (layers - 1, False)):
+        graph = {
+            (layer, i): [(layer - 1, j) for j in pattern(layer - 1, i) if 0 <= j < n]
+            for layer in range(1, count + 1)
+            for i in range(n)
+        }
+        assert depth(graph) == count
+        reached = {(count, n - 1)}
+        for _ in range(count):
+            reached = {source for value in reached for source in graph[value]}
+        assert ((0, 0) in reached) == arrives
 
 
 # Il prezzo: la risoluzione effettiva

@@ -583,6 +583,23 @@ def test_tokens_that_contend_for_a_position_see_each_its_own_past(batch):
 
 
 @batches
+def test_tokens_that_contend_in_a_stack_see_each_its_own_past(batch):
+    """§3.1 ¶2: lo stesso in una pila: ogni strato, non solo il primo, sa chi ha per antenati."""
+    stack = Decoder([decoder_layer() for _ in range(3)])
+    memory = normal(*batch, 7, WIDTH)
+    first, second = normal(*batch, 3, WIDTH), normal(*batch, 3, WIDTH)
+    second[..., 0, :] = first[..., 0, :]
+    caches = stack.new_cache(memory, 6)
+    past = torch.tensor([[1, 0, 1, 0, 1, 0], [1, 0, 0, 1, 0, 1]]).bool().expand(*batch, 2, 6)
+    expected = torch.stack([stack(it, memory) for it in (first, second)], dim=-2)
+    for i in range(3):
+        x = torch.stack([first[..., i, :], second[..., i, :]], dim=-2)
+        known = torch.eye(2).bool() if i == 0 else past[..., : 2 * (i + 1)]
+        output = stack.step(x, i, caches, None, known.expand(*batch, 2, -1))
+        assert_equal(output, expected[..., i, :, :])
+
+
+@batches
 def test_steps_of_the_stack_equal_the_whole_stack(batch):
     """§3.1 ¶2: lo stesso per la pila; ogni strato ha la sua cache."""
     stack = Decoder([decoder_layer() for _ in range(3)])
@@ -830,10 +847,10 @@ def test_without_norms_the_scale_of_the_weights_is_raised_to_the_depth(deviation
     deviation *= math.sqrt(768 / d) if deviation != d**-0.5 else 1
     matrices = [deviation * normal(d, d) for _ in range(depth)]
     bare = normed = normal(11, d)
-    norm = LayerNorm(d).double()
+    add_and_norm = AddAndNorm(d, 0.0).double()
     for matrix in matrices:
         bare = bare @ matrix
-        normed = norm(normed + normed @ matrix)
+        normed = add_and_norm(normed, normed @ matrix)
     assert math.log10(rms(bare)) == pytest.approx(power, abs=1)
     assert rms(normed) == pytest.approx(1, abs=1e-4)
 

@@ -453,11 +453,16 @@ def test_fused_memory_grows_with_n_and_the_letter_with_its_square(batch, d_k, d_
 # ¶4 e nota 4: perché la radice
 
 
+def dot_products(queries: Tensor, keys: Tensor) -> Tensor:
+    """Il prodotto scalare di §3.2, una coppia di righe per volta."""
+    pairs = zip(queries.tolist(), keys.tolist(), strict=True)
+    return torch.tensor([dot_product(*pair) for pair in pairs], dtype=torch.float64)
+
+
 @pytest.mark.parametrize("d_k", [4, 16, 64, 256, 1024])
 def test_variance_of_dot_product_grows_with_d_k(d_k):
     """§3.2.1 nota 4: componenti indipendenti, media 0, varianza 1: q·k ha media 0, varianza d_k."""
-    query, key = torch.randn(2, 4000, d_k, dtype=torch.float64)
-    products = (query * key).sum(dim=-1)
+    products = dot_products(*torch.randn(2, 4000, d_k, dtype=torch.float64))
     assert products.mean().abs() < 4 * math.sqrt(d_k / 4000)
     assert products.var() == pytest.approx(d_k, rel=0.1)
 
@@ -473,11 +478,11 @@ def test_scaled_scores_have_unit_variance_whatever_d_k(d_k):
 def test_unit_variance_is_an_assumption():
     """§3.2.1 nota 4: senza le ipotesi il conto cambia: con k = q la media di q·k è d_k."""
     query = torch.randn(4000, 64, dtype=torch.float64)
-    assert (query * query).sum(dim=-1).mean() == pytest.approx(64, rel=0.02)
+    assert dot_products(query, query).mean() == pytest.approx(64, rel=0.02)
     repeated = torch.randn(2, 4000, 1, dtype=torch.float64).expand(2, 4000, 64)
-    assert repeated.prod(dim=0).sum(dim=-1).var() == pytest.approx(64**2, rel=0.2)
+    assert dot_products(*repeated).var() == pytest.approx(64**2, rel=0.2)
     wide = 3 * torch.randn(2, 4000, 64, dtype=torch.float64)
-    assert wide.prod(dim=0).sum(dim=-1).var() == pytest.approx(64 * 3**4, rel=0.1)
+    assert dot_products(*wide).var() == pytest.approx(64 * 3**4, rel=0.1)
 
 
 def rows_of_weights(d_k: int) -> tuple[Tensor, Tensor]:
@@ -517,20 +522,23 @@ def test_mean_jacobian_norm_is_not_the_witness_at_64():
     assert larger_without_the_root == [True, True, True, False, False]
 
 
-def gradient_towards_the_query(weights: Tensor, key: Tensor) -> Tensor:
-    """La norma di ∂p/∂q, riga per riga, se i punteggi sono q·k senza altri fattori."""
-    jacobian = torch.diag_embed(weights) - weights.unsqueeze(-1) * weights.unsqueeze(-2)
-    return (jacobian @ key).flatten(-2).norm(dim=-1)
+def gradient_towards_the_query(query: Tensor, key: Tensor, factor: float) -> Tensor:
+    """La norma di ∂p/∂q, riga per riga, se i punteggi si moltiplicano per `factor`."""
+    query = query.clone().requires_grad_()
+    weights = attention_weights(factor * query, key).squeeze(-2)
+    columns = [
+        torch.autograd.grad(column.sum(), query, retain_graph=True)[0]
+        for column in weights.unbind(-1)
+    ]
+    return torch.stack(columns).square().sum(dim=(0, -2, -1)).sqrt()
 
 
 @pytest.mark.parametrize(("d_k", "larger_without_the_root"), [(64, True), (1024, False)])
 def test_gradient_towards_the_query_dies_much_later(d_k, larger_without_the_root):
     """§3.2.1 ¶4: nella riga mediana, senza la radice è più grande a 64, e a 1024 è crollato."""
     query, key = (torch.randn(200, rows, d_k, dtype=torch.float64) for rows in (1, 64))
-    scores = (query @ key.transpose(-2, -1)).squeeze(-2)
-    root = math.sqrt(d_k)
-    unscaled = gradient_towards_the_query(scores.softmax(dim=-1), key).median()
-    scaled = gradient_towards_the_query((scores / root).softmax(dim=-1), key).median() / root
+    unscaled = gradient_towards_the_query(query, key, math.sqrt(d_k)).median()
+    scaled = gradient_towards_the_query(query, key, 1.0).median()
     assert bool(unscaled > 2 * scaled) is larger_without_the_root
     assert bool(unscaled < scaled / 2) is not larger_without_the_root
 

@@ -404,14 +404,15 @@ def test_parameters_with_narrower_keys(d_k, parameters):
 
 
 class MatrixProducts(TorchDispatchMode):
-    """I prodotti di matrici eseguiti, ciascuno con la forma del secondo operando."""
+    """I prodotti di matrici eseguiti, ciascuno con le forme dei due operandi."""
 
     def __init__(self):
         super().__init__()
-        self.right_operands = []
+        self.left_operands, self.right_operands = [], []
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         if operation.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm):
+            self.left_operands.append(tuple(args[0].shape))
             self.right_operands.append(tuple(args[1].shape))
         return operation(*args, **(kwargs or {}))
 
@@ -424,6 +425,19 @@ def test_as_many_products_as_distinct_inputs(roles, products):
     with MatrixProducts() as executed:
         module.project(*problem)
     assert len(executed.right_operands) == products
+
+
+def test_twelve_heads_are_four_products():
+    """A20: 10 × 768 per 768 × 2304; poi dodici QKᵀ in una chiamata, dodici PV, e W^O."""
+    module, x = MultiHeadAttention(768, 12), torch.randn(10, 768)
+    with MatrixProducts() as executed:
+        module(x, x, x)
+    assert list(zip(executed.left_operands, executed.right_operands, strict=True)) == [
+        ((10, 768), (768, 2304)),
+        ((12, 10, 64), (12, 64, 10)),
+        ((12, 10, 10), (12, 10, 64)),
+        ((10, 768), (768, 768)),
+    ]
 
 
 @pytest.fixture
@@ -653,6 +667,25 @@ def test_wrong_inputs_are_refused(problem, error, message):
     """Ogni errore nomina l'argomento, ciò che è stato dato e ciò che era atteso."""
     with pytest.raises(error, match=f"^{message}"):
         MultiHeadAttention(d_model=6, heads=3)(*problem)
+
+
+@pytest.mark.usefixtures("our_own_errors")
+def test_weights_and_heads_refuse_wrong_inputs_too():
+    """Anche chi chiede solo i pesi, o una testa sola, sa quale argomento è sbagliato."""
+    module = MultiHeadAttention(d_model=6, heads=3)
+    for argument, call in (
+        ("query", lambda it: module.weights(it, X)),
+        ("key", lambda it: module.weights(X, it)),
+        ("query", lambda it: module.head(0, it, X, X)),
+        ("key", lambda it: module.head(0, X, it, X)),
+        ("value", lambda it: module.head(0, X, X, it)),
+    ):
+        with pytest.raises(ValueError, match=f"^{argument}: dato: larghezza 4; atteso: 6$"):
+            call(X[..., :4])
+        with pytest.raises(
+            TypeError, match=f"^{argument}: dato: torch.float64; {LIKE_THE_WEIGHTS}"
+        ):
+            call(X.double())
 
 
 # Il Fortran della pagina

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -173,10 +174,16 @@ def test_off_units_leave_an_exact_linear_map():
 
 
 def test_four_units_in_three_dimensions_make_15_pieces():
-    """§3.3 ¶1: quattro piani di ℝ³ lo dividono in 1 + 4 + 6 + 4 = 15 regioni, una per disegno."""
+    """§3.3 ¶1: quattro piani di ℝ³ fanno 1 + 4 + 6 + 4 = 15 regioni, ognuna con la sua pendenza."""
     points = torch.cat([scale * random_rows(50_000, 3) for scale in (1, 5, 50)])
-    patterns = (points @ W_1 + B_1 > 0).unique(dim=0)
-    assert len(patterns) == sum(math.comb(4, i) for i in range(4)) == 15
+    _, region = (points @ W_1 + B_1 > 0).unique(dim=0, return_inverse=True)
+    found = [points[region == k][:1] for k in range(int(region.max()) + 1)]
+    slopes = [
+        torch.autograd.functional.jacobian(lambda x: feed_forward(x, W_1, B_1, W_2, B_2), point)
+        for point in found
+    ]
+    distinct = {tuple(slope.flatten().tolist()) for slope in slopes}
+    assert len(distinct) == len(found) == sum(math.comb(4, i) for i in range(4)) == 15
 
 
 # La ReLU
@@ -359,12 +366,22 @@ def test_feed_forward_is_two_convolutions_of_kernel_1(d_model, d_ff, device):
 
 
 def test_a_wider_kernel_would_look_at_the_neighbours():
-    """§3.3 ¶2: con larghezza 3 l'uscita di una posizione dipende anche dalle due vicine."""
-    wide = nn.Conv1d(5, 7, kernel_size=3, padding=1).double()
-    x = random_rows(1, 11, 5)
-    jacobian = torch.autograd.functional.jacobian(lambda rows: wide(rows.mT).mT, x)[0, :, :, 0]
-    touched = [j for j in range(11) if (jacobian[4, :, j] != 0).any()]
-    assert touched == [3, 4, 5]
+    """§3.3 ¶2: allargato a 3 il kernel del modulo, un'uscita dipende anche dalle due vicine."""
+    module, x = random_module(), random_rows(1, 11, 5)
+
+    def wide(rows, outer):
+        taps = outer * torch.ones(7, 5, 3).double()
+        taps[..., 1] = module.w_1.detach()
+        hidden = relu(F.conv1d(rows.mT, taps, module.b_1, padding=1))
+        return F.conv1d(hidden, module.w_2.unsqueeze(-1), module.b_2).mT
+
+    def touched(layer):
+        jacobian = torch.autograd.functional.jacobian(layer, x)[0, :, :, 0]
+        return [j for j in range(11) if (jacobian[4, :, j] != 0).any()]
+
+    assert_equal(wide(x, 0), module.as_convolutions(x))
+    assert touched(module.as_convolutions) == [4]
+    assert touched(lambda rows: wide(rows, 1)) == [3, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -420,12 +437,14 @@ def test_reset_draws_every_parameter_again():
 
 
 def test_linear_of_torch_starts_elsewhere():
-    """B7: `torch.nn.Linear` estrae matrice e bias entro ±1/√ingressi: né Glorot né bias zero."""
-    first = nn.Linear(768, 3072)
-    limit = 1 / math.sqrt(768)
-    for parameter in (first.weight.detach(), first.bias.detach()):
+    """B7: `torch.nn.Linear`: ±1/√ingressi, bias compreso; il nostro: Glorot, e bias zero."""
+    theirs, ours = nn.Linear(768, 3072), FeedForward(768, 3072)
+    limit, glorot = 1 / math.sqrt(768), math.sqrt(6 / (768 + 3072))
+    for parameter in (theirs.weight.detach(), theirs.bias.detach()):
         assert 0.98 * limit < parameter.abs().max() <= limit
-    assert first.weight.shape == (3072, 768)
+    assert limit < 0.98 * glorot < ours.w_1.detach().abs().max() <= glorot
+    assert not ours.b_1.any()
+    assert theirs.weight.shape == ours.w_1.shape == (3072, 768)
 
 
 # B6: la stessa matrice, due letture

@@ -411,10 +411,18 @@ def test_angles_need_a_long_mantissa(dtype, position, wrong):
     assert (angle.sin().double() - sinusoids(1, 768, position)[0, ::2]).abs().max() > wrong
 
 
-def test_short_types_cannot_even_count():
-    """Commento a ¶2: 257 non esiste in BF16, 2049 non esiste in FP16."""
-    assert torch.tensor(257).bfloat16().item() == 256
-    assert torch.tensor(2049).half().item() == 2048
+@pytest.mark.parametrize(
+    ("dtype", "position"), [(torch.bfloat16, 257), (torch.float16, 2049)], ids=str
+)
+def test_short_types_cannot_even_count(dtype, position):
+    """Commento a ¶2: 257 non esiste in BF16, 2049 in FP16; la codifica distingue le posizioni."""
+    assert torch.tensor(position).to(dtype).item() == position - 1
+    here, before = (
+        SinusoidalPositions(6)(torch.zeros(1, 6, dtype=dtype), start)
+        for start in (position, position - 1)
+    )
+    assert not here.equal(before)
+    assert here.equal(sinusoids(1, 6, position).to(dtype))
 
 
 def test_tables_are_built_where_they_are_asked():

@@ -2,8 +2,8 @@
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError
-from itertools import pairwise
 
 import pytest
 import torch
@@ -27,6 +27,7 @@ from attention.s4_why_self_attention import (
     CONTIGUOUS_PATH,
     SEPARABLE_COMPLEXITY,
     TABLE_1,
+    Layer,
     Meter,
     Sizes,
     attention_multiply_adds,
@@ -370,29 +371,37 @@ def test_far_gradient_is_the_norm_of_the_corner_of_the_jacobian():
     assert far_gradient(lambda x: recurrent(x, w_x, w_h), x) == pytest.approx(expected, rel=1e-12)
 
 
+def mean_log_gradient(make_layer: Callable[[], Layer], distances: list[int], draws: int) -> Tensor:
+    """Il logaritmo del gradiente lontano a ogni distanza, in media su più strati a caso."""
+    found = []
+    for _ in range(draws):
+        layer, x = make_layer(), random(1 + max(distances), 16)
+        found.append([far_gradient(layer, x[: 1 + distance]) for distance in distances])
+    return torch.tensor(found).log().mean(dim=0)
+
+
 def test_signal_dies_or_explodes_along_the_recurrence_and_thins_out_in_attention():
-    """§4 ¶3: all'inizio, con la distanza, esponenziale in una; circa 1/n nell'altra."""
-    d = 16
-    w_x, w_h = (nn.init.orthogonal_(torch.empty(d, d).double()) for _ in range(2))
-    module = MultiHeadAttention(d, 4).double()
-    x = random(65, d)
-    with torch.no_grad():
-        w_x /= 2
-    weak, strong, heads = (
-        [far_gradient(layer, x[: 1 + distance]) for distance in (1, 4, 16, 64)]
-        for layer in (
-            lambda x: recurrent(x, w_x, w_h),
-            lambda x: recurrent(x, w_x, 2.5 * w_h),
-            lambda x: module(x, x, x),
-        )
-    )
-    assert weak[3] < 1e-6 * weak[0]
-    assert strong[3] > 30 * strong[0]
-    assert all(after < before for before, after in pairwise(weak))
-    thinned = [
-        gradient * (1 + distance) for gradient, distance in zip(heads, (1, 4, 16, 64), strict=True)
-    ]
-    assert max(thinned) < 10 * min(thinned)
+    """§4 ¶3: nella ricorrenza la stessa quota a ogni passo; nell'attenzione pendenza −1."""
+
+    def attention():
+        module = MultiHeadAttention(16, 4).double()
+        return lambda x: module(x, x, x)
+
+    distances = [1, 4, 16, 64]
+    places = torch.tensor([1.0 + distance for distance in distances]).log()
+    places -= places.mean()
+    slope = places @ mean_log_gradient(attention, distances, 40) / places.square().sum()
+    assert slope.item() == pytest.approx(-1, abs=0.2)
+
+    def recurrence(scale):
+        w_x, w_h = (nn.init.orthogonal_(torch.empty(16, 16).double()) for _ in range(2))
+        return lambda x: recurrent(x, w_x / 2, scale * w_h)
+
+    for scale, dies in ((1.0, True), (2.5, False)):
+        near, middle, far = mean_log_gradient(lambda s=scale: recurrence(s), [32, 64, 128], 12)
+        per_step = (middle - near).item() / 32
+        assert (per_step < 0) == dies
+        assert (far - middle).item() / 64 == pytest.approx(per_step, rel=0.35)
 
 
 def test_a_recurrence_can_be_made_to_carry_the_signal():

@@ -317,6 +317,17 @@ def test_a_lonely_gradient_moves_0_7_rates_with_0_98_and_3_2_with_0_999(betas, a
     assert found[-1] == pytest.approx(in_all, abs=0.05)
 
 
+def test_an_enormous_gradient_slows_its_weight_for_two_hundred_steps():
+    """B11: dopo un gradiente cento volte il solito: a cento passi un quinto, a duecento metà."""
+    first, second, moved = numbers(1), numbers(1), []
+    for age in range(201):
+        gradient = numbers(100 if age == 0 else 1)
+        theta, first, second = adam_update(numbers(0), gradient, first, second, 10**6, 1.0)
+        moved.append(-theta.item())
+    assert moved[100] == pytest.approx(1 / 5, abs=0.02)
+    assert moved[200] == pytest.approx(1 / 2, abs=0.05)
+
+
 def noise(beta: float) -> float:
     """La varianza della media di numeri indipendenti di varianza 1: somma dei pesi al quadrato."""
     return sum(((1 - beta) * beta**age) ** 2 for age in range(40_000))
@@ -330,12 +341,24 @@ def test_a_gradient_that_changes_sign_at_random_moves_0_23_rates():
     assert found.square().mean().sqrt().item() == pytest.approx(19**-0.5, rel=0.05)
 
 
-def test_the_memory_is_50_steps_and_the_estimate_is_noisier():
+@pytest.mark.parametrize(
+    ("betas", "half", "expected"), [(BETAS, 34.3, 0.142), (TORCH_BETAS, 692.8, 0.0316)], ids=str
+)
+def test_the_memory_is_50_steps_and_the_estimate_is_noisier(betas, half, expected):
     """Commento: metà del ricordo in 34 passi invece di 693; v̂ balla del 14% invece del 3%."""
-    assert math.log(0.5) / math.log(BETAS[1]) == pytest.approx(34.3, abs=0.05)
-    assert math.log(0.5) / math.log(TORCH_BETAS[1]) == pytest.approx(692.8, abs=0.05)
-    for beta, expected in ((BETAS[1], 0.142), (TORCH_BETAS[1], 0.0316)):
-        assert math.sqrt(2 * noise(beta)) == pytest.approx(expected, abs=5e-4)
+    assert math.log(0.5) / math.log(betas[1]) == pytest.approx(half, abs=0.05)
+    first, second, waited = numbers(0), numbers(1), 0
+    while second.item() > 0.5:
+        waited += 1
+        _, first, second = adam_update(numbers(0), numbers(0), first, second, 1, 1.0, betas)
+    assert waited == math.ceil(half)
+    assert math.sqrt(2 * noise(betas[1])) == pytest.approx(expected, abs=5e-4)
+    zero = torch.zeros(1000, dtype=torch.float64)
+    first, second = zero, zero + 1
+    for step in range(1, 6 * waited):
+        gradient = torch.randn(1000, dtype=torch.float64)
+        _, first, second = adam_update(zero, gradient, first, second, step, 1.0, betas)
+    assert second.std().item() == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.parametrize(("betas", "expected"), [(BETAS, 300), (TORCH_BETAS, 6043)], ids=str)
@@ -375,13 +398,14 @@ def test_a_weight_without_gradient_stays_where_it_is():
 
 
 def test_half_precision_has_no_such_epsilon():
-    """Commento: in FP16 10⁻⁹ è zero, e anche il quadrato di un decimillesimo; in BF16 no."""
-    assert torch.tensor(1e-9).half().item() == 0
+    """Commento: in FP16 ε è zero, e anche il quadrato di un decimillesimo; in BF16 no."""
+    assert torch.tensor(EPSILON).half().item() == 0
     assert torch.tensor(1e-4).half().square().item() == 0
-    assert torch.tensor(1e-9).bfloat16().item() == pytest.approx(1e-9, rel=2**-8)
-    zero = torch.zeros(1).half()
-    moved, _, _ = adam_update(zero, zero, zero, zero, 1, 1.0, epsilon=zero.item())
-    assert moved.isnan().all()
+    assert torch.tensor(EPSILON).bfloat16().item() == pytest.approx(EPSILON, rel=2**-8)
+    for dtype, lost in ((torch.float16, True), (torch.bfloat16, False)):
+        zero, epsilon = torch.zeros(1, dtype=dtype), torch.tensor(EPSILON, dtype=dtype).item()
+        moved, _, _ = adam_update(zero, zero, zero, zero, 1, 1.0, epsilon=epsilon)
+        assert moved.isnan().all().item() is lost
 
 
 def test_the_other_epsilon_is_seven_times_larger_at_the_first_step():
@@ -612,7 +636,8 @@ def test_fortran_adam(fortran, call_fortran):
 
 
 def test_a_constant_in_single_precision_is_off_by_a_millionth():
-    """Se vieni dal Fortran: 0.98 senza d0 sbaglia di due unità in 10⁸, e 1 − β_2 di una in 10⁶."""
-    short = torch.tensor(0.98, dtype=torch.float32).item()
-    assert abs(short / 0.98 - 1) == pytest.approx(2e-8, rel=0.05)
-    assert abs((1 - short) / 0.02 - 1) == pytest.approx(9.5e-7, rel=0.01)
+    """Se vieni dal Fortran: β_2 senza d0 sbaglia di due unità in 10⁸, e 1 − β_2 di una in 10⁶."""
+    beta = BETAS[1]
+    short = torch.tensor(beta, dtype=torch.float32).item()
+    assert abs(short / beta - 1) == pytest.approx(2e-8, rel=0.05)
+    assert abs((1 - short) / (1 - beta) - 1) == pytest.approx(9.5e-7, rel=0.01)

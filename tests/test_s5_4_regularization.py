@@ -195,10 +195,13 @@ def test_the_noise_is_a_third_with_a_tenth_and_two_thirds_with_three():
 def test_scaling_in_training_or_in_use_is_the_same_on_average():
     """§5.4 ¶2: [33] moltiplica in uso per 1 − p; qui si divide in addestramento: la media è una."""
     p, x = 0.25, torch.randn(1009, dtype=torch.float64)
-    kept = (torch.rand(4000, 1009) >= p).double()
-    original, ours = (kept * x).mean(dim=0), (kept * x / (1 - p)).mean(dim=0)
+    ours = Dropout(p).train()(x.expand(4000, 1009))
+    original = torch.where(ours == 0, 0, x)
     assert_equal(original / (1 - p), ours)
-    assert (ours - x).abs().max() < 6 * x.abs().max() * math.sqrt(p / (1 - p) / 4000)
+    noise = 6 * x.abs().max() * math.sqrt(p * (1 - p) / 4000)
+    assert (original.mean(dim=0) - (1 - p) * x).abs().max() < noise
+    assert (ours.mean(dim=0) - x).abs().max() < noise / (1 - p)
+    assert_equal(Dropout(p).eval()(x), x, 0)
 
 
 def test_the_average_of_many_dropped_models_is_not_the_model_in_use():

@@ -1138,14 +1138,23 @@ def test_only_deep_att_cannot_be_reconstructed():
     assert ("Transformer (base model)", "french") in unknown
 
 
-@pytest.mark.parametrize("single", ["Deep-Att + PosUnk", "GNMT + RL", "ConvS2S"])
-def test_an_ensemble_costs_eight_times_a_single_model(single):
+@pytest.mark.parametrize(
+    ("single", "languages"),
+    [
+        ("Deep-Att + PosUnk", ["french"]),
+        ("GNMT + RL", ["german", "french"]),
+        ("ConvS2S", ["german", "french"]),
+    ],
+)
+def test_an_ensemble_costs_eight_times_a_single_model(single, languages):
     """§6.1 ¶4, T27: otto volte il costo stampato, arrotondato a due cifre."""
-    for column in (2, 3):
-        one, many = CELLS[single][column], CELLS[f"{single} Ensemble"][column]
-        assert (one is None) == (many is None)
-        if one is not None:
-            assert two_digits(8 * one) == many
+    found = {result.model: result for result in TABLE_2}
+    one, many = found[single], found[f"{single} Ensemble"]
+    assert (one.ensemble, many.ensemble) == (False, True)
+    for language in ("german", "french"):
+        alone, together = (getattr(it, f"{language}_flops") for it in (one, many))
+        assert (alone is not None) == (together is not None) == (language in languages)
+        assert alone is None or two_digits(8 * alone) == together
 
 
 def test_exception_the_step_times_would_give_another_cost():

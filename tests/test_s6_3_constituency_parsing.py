@@ -29,6 +29,7 @@ from attention.s6_3_constituency_parsing import (
     TRACE,
     WSJ,
     Builder,
+    Repair,
     Result,
     Score,
     Tree,
@@ -316,9 +317,7 @@ def test_repair_never_opens_a_constituent(tokens, n):
 def test_what_is_well_formed_is_left_alone(tree):
     """Nessuna nota, nessun cambiamento."""
     tokens = linearize(tree)
-    assert repair(tokens, len(tree.words)) == repair(tokens, len(tree.words))
-    assert repair(tokens, len(tree.words)).tokens == tuple(tokens)
-    assert repair(tokens, len(tree.words)).notes == ()
+    assert repair(tokens, len(tree.words)) == Repair(tuple(tokens), ())
 
 
 @pytest.mark.parametrize(
