@@ -130,12 +130,12 @@ def test_beside_nn_transformer_with_the_same_dropouts(steps):
 
 
 def test_our_loss_is_worth_more_with_a_large_vocabulary(steps):
-    """Circa il sei per cento del passo con 37 000 voci, meno dell'uno con 8 000."""
+    """Dal cinque al dieci per cento del passo con 37 000 voci, meno dell'uno con 8 000."""
     saved = [
         1 - it["Transformer"]["median"] / it["Transformer, perdita di PyTorch"]["median"]
         for it in steps
     ]
-    assert saved[0] == pytest.approx(0.06, abs=0.005)
+    assert 0.05 < saved[0] < 0.10
     assert 0 < saved[1] < 0.01
 
 
