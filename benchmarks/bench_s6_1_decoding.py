@@ -134,8 +134,6 @@ def beam_work(config: TransformerConfig, beam: int) -> Work:
 @pytest.mark.benchmark(group="s6_1_decoding_beam", timer=clock)
 def test_beam_decoding(benchmark, contest, dtype):
     """Una frase, quattro ipotesi, operazione per operazione: la CPU sta in mezzo a ogni token."""
-    pytest.importorskip("tokenizers", reason="la beam search di §6.1 importa tokenizers")
-    pytest.importorskip("safetensors", reason="la beam search di §6.1 importa safetensors")
     from attention.s6_1_machine_translation import BEAM, beam_search
 
     model = endless(BASE, dtype)

@@ -74,6 +74,16 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     item.add_marker(pytest.mark.filterwarnings("default"))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """Chi fallisce dopo la gara, per esempio mentre raccoglie gli indizi, non ha misure intere."""
+    report = yield
+    played = getattr(item, "funcargs", {}).get("benchmark")
+    if played is not None and report.failed:
+        played.has_error = True
+    return report
+
+
 @pytest.fixture(autouse=True)
 def _only_contests(request: pytest.FixtureRequest) -> None:
     """Chi misura gioca una gara: fuori nessuno guarda i dati, né aspetta la GPU."""

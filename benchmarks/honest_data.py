@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import (
@@ -95,9 +96,14 @@ class Watcher(TorchDispatchMode):
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        product = is_product(operation)
+        if not product and isinstance(operation, OpOverload):
+            with self:  # in inference_mode le operazioni composte arrivano intere
+                output = operation.decompose(*args, **(kwargs or {}))
+            if output is not NotImplemented:
+                return output
         self.operations += 1
         self.elsewhere += place() != self.here
-        product = is_product(operation)
         if product:
             self.examine(operation, list(operands(operation, args)))
         output = operation(*args, **(kwargs or {}))

@@ -388,6 +388,13 @@ def test_verdict_divides_by_the_ceiling_and_by_the_baseline(monkeypatch):
 # I dati.
 
 
+@pytest.fixture(autouse=True)
+def _data_on_a_cpu(request, monkeypatch):
+    """Gli operandi di queste prove stanno su CPU, anche dove c'è una GPU."""
+    if "on_a_gpu" not in request.node.name:
+        monkeypatch.setattr(honest_data, "DEVICE", "cpu")
+
+
 def matrix(*shape):
     return torch.randn(*shape)
 
@@ -536,6 +543,25 @@ def test_who_does_less_than_it_says_has_to_say_that_it_works_elsewhere():
             refuse_degenerate_data("meno", run, declared=declared)
         refuse_degenerate_data("fuori da PyTorch", run, declared=elsewhere)
     refuse_degenerate_data("onesto", lambda: a + b, declared=declared)
+
+
+def test_products_that_inference_mode_leaves_whole_are_seen():
+    """Come genera chi genera su GPU: `evaluating` apre inference_mode, e lì `linear` è una sola."""
+    x, w = torch.randn(2, 64, 64)
+    zeros = torch.zeros(64, 64)
+
+    def chosen(weight, dtype=torch.float32):
+        with torch.inference_mode():
+            return F.linear(x.to(dtype), weight.to(dtype)).argmax(dim=-1)
+
+    declared = honest_data.Declared(flops=2 * 64**3, dtype=torch.float32)
+    refuse_degenerate_data("onesto", lambda: chosen(w), True, declared)
+    with pytest.raises(DegenerateDataError, match="operando costante"):
+        refuse_degenerate_data("zeri", lambda: chosen(zeros), True, declared)
+    with pytest.raises(DegenerateDataError, match=r"torch\.bfloat16"):
+        refuse_degenerate_data("corto", lambda: chosen(w, torch.bfloat16), True, declared)
+    with pytest.raises(DegenerateDataError, match="conti nei prodotti"):
+        refuse_degenerate_data("poco", lambda: chosen(w[:8]), True, declared)
 
 
 def test_products_on_another_device_are_refused(monkeypatch):
@@ -938,6 +964,37 @@ def test_nothing_to_compare_with_is_a_warning_and_not_an_error(tmp_path):
     told = session(tmp_path, ONE, "-o", "filterwarnings=error", "--benchmark-compare=0001")
     assert "1 passed" in told, told
     assert "INTERNALERROR" not in told
+
+
+LATE = (
+    ONE
+    + """
+
+@pytest.mark.benchmark(group="prova", timer=clock)
+def test_late(contest):
+    a, b = torch.randn(2, SIZE, SIZE)
+    contest({"tardi": lambda: a @ b}, "tardi", HONEST)
+    raise IndexError("gli indizi")
+"""
+)
+
+
+def test_a_contest_whose_test_fails_afterwards_is_not_written(tmp_path):
+    saved = tmp_path / "misure.json"
+    told = session(tmp_path, LATE, f"--benchmark-json={saved}")
+    assert "1 failed, 1 passed" in told, told
+    found = json.loads(saved.read_text(encoding="utf-8"))["benchmarks"]
+    assert [entry["name"] for entry in found] == ["test_honest[torch.float32]"]
+
+
+def test_an_old_package_of_nvidia_does_not_stop_the_session(tmp_path):
+    """PyTorch importa pynvml; quello ritirato avvisa, e in casa gli avvisi sono errori."""
+    code = "import warnings\nwarnings.warn('The pynvml package is deprecated.', FutureWarning, 2)\n"
+    (tmp_path / "pynvml.py").write_text(code, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "benchmarks", "--collect-only", "-q"]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert "tests collected" in done.stdout, done.stdout + done.stderr
 
 
 def test_a_variable_that_forces_tf32_stops_the_session(tmp_path):

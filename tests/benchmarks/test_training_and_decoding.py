@@ -21,6 +21,7 @@ from attention.s5_4_regularization import batch_loss
 from benchmarks import bench_s3_model_architecture as whole
 from benchmarks import bench_s5_2_hardware_schedule as training
 from benchmarks import bench_s6_1_decoding as decoding
+from benchmarks import honest_data
 from benchmarks.honest_data import Declared, DegenerateDataError, refuse_degenerate_data
 from weave.house import ROOT
 
@@ -274,9 +275,11 @@ def test_recorded_graphs_are_declared_outside(rows, monkeypatch):
 
 @torch.no_grad()
 @pytest.mark.parametrize("outside", [False, True])
-def test_what_a_recorded_graph_does_is_not_seen(outside):
+def test_what_a_recorded_graph_does_is_not_seen(outside, monkeypatch):
     """Il grafo, con operazioni nascoste a chi guarda: passa soltanto se è dichiarato fuori."""
     graph_decoding = pytest.importorskip("attention.beyond.graph_decoding")
+    for module in (decoding, honest_data):
+        monkeypatch.setattr(module, "DEVICE", "cpu")
     decoder = graph_decoding.GraphDecoder(decoding.endless(SMALL, torch.float32), 2, 7, 0)
 
     def hidden(work):
@@ -292,3 +295,24 @@ def test_what_a_recorded_graph_does_is_not_seen(outside):
     declared = Declared(work.flops, work.numbers, torch.float32, outside=outside)
     with nullcontext() if outside else pytest.raises(DegenerateDataError, match="letti e scritti"):
         refuse_degenerate_data("grafo", lambda: decoder.generate(source), True, declared)
+
+
+def test_the_beam_contest_needs_neither_tokenizers_nor_safetensors(monkeypatch):
+    """Nell'installazione spoglia non ci sono: la gara si gioca lo stesso."""
+    for name in ("tokenizers", "safetensors"):
+        monkeypatch.setitem(sys.modules, name, None)
+    small = dataclasses.replace(
+        decoding.BASE, layers=1, d_model=16, d_ff=16, heads=2, vocabulary=50
+    )
+    monkeypatch.setattr(decoding, "BASE", small)
+    played = []
+
+    def contest(runs, *rest, **named):
+        played.extend(runs)
+        runs["beam_search"]()
+
+    try:
+        decoding.test_beam_decoding(types.SimpleNamespace(extra_info={}), contest, torch.float32)
+    except pytest.skip.Exception as skipped:
+        pytest.fail(str(skipped))
+    assert "beam_search" in played
