@@ -484,6 +484,31 @@ def test_loud_line_is_noticed_wherever_it_is(line: str) -> None:
     assert loud_lines(page) == [f"7: > {line}"]
 
 
+@every_text
+def test_numbers_do_not_break_across_lines(path: Path) -> None:
+    """Lo spazio fino fra le migliaia, quello che non si spezza prima di «%»."""
+    no_complaints(broken_numbers((ROOT / path).read_text(encoding="utf-8")))
+
+
+def broken_numbers(page: str) -> list[str]:
+    """Le righe di prosa con un numero che il browser può lasciare a metà in fondo alla riga."""
+    return [
+        f"{number}: {line}"
+        for number, line in enumerate(prose(page).split("\n"), start=1)
+        if BREAKABLE.search(line)
+    ]
+
+
+BREAKABLE = re.compile(r"(?<![\w.,\u202f])\d{1,3}(?:[ \u00a0]\d{3})+(?!\d)|\d %")
+
+
+def test_number_that_may_break_is_noticed() -> None:
+    broken = ["circa 25 000 token", "le 37\u00a0000 voci", "−1 234 567", "il 12 % del tempo"]
+    assert broken_numbers("\n".join(broken)) == [f"{i}: {it}" for i, it in enumerate(broken, 1)]
+    whole = "25\u202f000 token, 12\u00a0%, `25 000`, $25\\,000$, in FP32 362 ms, 4096 768"
+    assert broken_numbers(whole) == []
+
+
 @pytest.mark.parametrize(
     "line",
     [
