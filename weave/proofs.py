@@ -117,8 +117,9 @@ def evidence_rows(contest: Contest) -> Iterator[str]:
 
 
 def breakable(text: str) -> str:
-    """Un testo in cui i nomi lunghi dei kernel possono andare a capo dopo ogni trattino basso."""
-    return re.sub(r"(_|::|,)(?=\w)", r"\1<wbr>", escape(text))
+    """Un testo in cui i nomi lunghi dei kernel possono andare a capo, e i conteggi si leggono."""
+    counts = re.sub(r"(?<![\w.,])\d{5,}(?![\w.,])", lambda found: spaced(int(found[0])), text)
+    return re.sub(r"(_|::|,)(?=\w)", r"\1<wbr>", escape(counts))
 
 
 def cells_html(cells: tuple[str, ...]) -> str:
@@ -137,7 +138,7 @@ def explain(session: Session) -> str:
     return (
         "Tempo mediano di una chiamata; frazione di un grande prodotto di matrici quadrate nello "
         "stesso formato (in FP32 quello cronometrato negli stessi giri della gara, negli altri "
-        "formati il più veloce della sessione); errore relativo dal prodotto in FP64 dei numeri "
+        "formati il tetto della sessione); errore relativo dal prodotto in FP64 dei numeri "
         "FP32 di partenza. " + provenance(session)
     )
 

@@ -123,13 +123,13 @@ def test_tokens_per_second_are_those_of_the_file(on_gpu):
     first, second, *_ = on_gpu["benchmarks"]
     first["extra_info"] |= {
         "tokens_per_second": {"nostro": 81_612.4, "altri": 950.0},
-        "us_per_token": {"nostro": 12.25},
+        "us_per_token": {"nostro": 12.25, "altri": 4210.5},
         "hours": {"altri": 11.1},
     }
     html = render("prova", "token", [on_gpu])
     assert html.count("<figure") == 1  # le altre gare non contano token
     assert "<td>81\u202f612/s<br><small>12,2\u00a0µs l'uno</small></td>" in html
-    assert "<td>950/s<br><small>11,1\u00a0ore</small></td>" in html
+    assert "<td>950/s<br><small>4,21\u00a0ms ogni 4; 11,1\u00a0ore</small></td>" in html
     assert rows_of(html)[2] == [["diverso"], ["–"]]
     assert "di tutti i passi dell&#x27;articolo" in html
     del first["extra_info"]["hours"]
@@ -442,13 +442,13 @@ def test_goals_name_groups_and_rivals_that_exist():
 def test_caption_gives_provenance_and_what_was_missing(small):
     caption = render("prova", "", [small]).partition("<figcaption>")[2]
     for piece in (
-        "CPU, float32",
+        "CPU, FP32",
         "Intel Xeon Processor, 2 core, 2 thread, Linux x86_64",
         "Python 3.11.7, torch 2.13.0.",
         "Commit abc1234 (modificato), 12/6/2026.",
         "Non installati, quindi non misurati: x-transformers.",
         "su 7 giri alternati",
-        "2 GFLOP/s",
+        "2,00\u00a0GFLOP/s",
     ):
         assert piece in caption
     assert "Durante un grande prodotto" not in caption
@@ -458,10 +458,10 @@ def test_caption_of_a_gpu_gives_driver_and_clocks(on_gpu):
     html = render("prova", "", [on_gpu])
     assert html.count("<figure") == 2  # FP32 e BF16
     for piece in (
-        "CUDA, bfloat16",
+        "GPU, BF16",
         "Scheda Finta (driver 580.1), Intel Xeon",
         "Durante un grande prodotto: SM a 1755 MHz, 612 W.",
-        "oppure, dove è scritto, della copia, 2000 GB/s",
+        "oppure, dove è scritto, della copia, 2,00\u00a0TB/s",
     ):
         assert piece in html
 
@@ -614,6 +614,7 @@ def test_forty_series_have_different_strokes():
         (0.000612, "612 µs"),
         (0.00749, "7,49 ms"),
         (0.0739, "73,9 ms"),
+        (0.0009996, "1,00 ms"),
         (1.104, "1,10 s"),
     ],
 )
@@ -638,3 +639,6 @@ def test_rates_and_fractions_read_as_in_italian():
         *("37\u00a0%", "10\u00a0%", "1,2\u00a0%", "–"),
     ]
     assert (span([149.6, 150.2]), span([10.0, 20.0])) == ("150", "10–20")
+    assert span([795e9, 773e9], rate) == "773–795\u00a0GFLOP/s"
+    assert span([795e9, 1.2e12], rate) == "795\u00a0GFLOP/s–1,20\u00a0TFLOP/s"
+    assert span([2e12, 2.001e12], bandwidth) == "2,00\u00a0TB/s"

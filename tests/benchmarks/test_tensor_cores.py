@@ -12,6 +12,7 @@ import json
 import shutil
 import stat
 import sys
+from math import hypot
 
 import pytest
 import torch
@@ -1102,6 +1103,19 @@ def test_verdicts_on_an_h200(h200):
     assert {it["evidence"]["ritmo"]["says"] for it in few["proofs"].values()} == {UNPROVEN}
     times = {form: it["median"] for form, it in few["contestants"].items()}
     assert times["FP32"] / times["BF16"] == pytest.approx(1.9, abs=0.05)
+
+
+def test_the_pencil_case_on_an_h200_and_why_fp16_errs_more_than_tf32(h200):
+    """Dieci bit tutt'e due: FP16 arrotonda anche l'uscita, e i due errori si sommano in quadrato."""
+    contest = h200["tensor_cores", "25000×768×3072", "float32"]
+    tf32 = contest["contestants"]["TF32"]
+    assert tf32["median"] == pytest.approx(0.315e-3, abs=5e-7)
+    assert tf32["gflops"] == pytest.approx(374e3, rel=2e-3)
+    rounded, half = contest["proofs"]["TF32"], contest["proofs"]["FP16"]
+    assert rounded["error"] == pytest.approx(2.9e-4, abs=5e-6)
+    assert half["product_error"] == pytest.approx(2.1e-4, abs=5e-6)
+    assert half["error"] == pytest.approx(3.6e-4, abs=5e-6)
+    assert half["error"] == pytest.approx(hypot(rounded["error"], half["product_error"]), rel=0.01)
 
 
 def test_one_number_less_costs_much_but_stays_on_tensor_cores(h200):

@@ -36,6 +36,9 @@ H200 = "intel-xeon-famiglia-6-modello-207-16c-nvidia-h200"
 EPYC = "amd-epyc-famiglia-26-modello-2-2c-cpu"
 """La macchina senza GPU di cui le pagine discutono i numeri."""
 
+DEVICES = {"cpu": "CPU", "cuda": "GPU"}
+"""Il nome di un dispositivo nei testi."""
+
 Session = dict[str, Any]
 """Un file di risultati: la macchina, il commit, la data, le gare."""
 
@@ -141,8 +144,7 @@ def unmeasured(devices: set[str]) -> list[str]:
     """Una riga per ciò che nessuna macchina ha misurato."""
     if not devices:
         return ["<p>Non misurato, né su CPU né su GPU.</p>"]
-    names = {"cpu": "CPU", "cuda": "GPU"}
-    return [f"<p>Non misurato su {names[it]}.</p>" for it in names if it not in devices]
+    return [f"<p>Non misurato su {DEVICES[it]}.</p>" for it in DEVICES if it not in devices]
 
 
 def contests_of(group: str, session: Session) -> list[Contest]:
@@ -175,7 +177,7 @@ def figure(
 ) -> str:
     """Il disegno, la tabella con gli stessi numeri, la didascalia con la provenienza."""
     explained = kind.explain(contests)
-    device = contests[0]["device"].upper()
+    device = DEVICES[contests[0]["device"]]
     caption = f"{device}, {title}. {explained} {provenance(session)}"
     label = f"{explained} I numeri sono nella tabella che segue."
     drawing = svg(lambda axes: kind.draw(axes, contests), label, anchor, kind.entries(contests))

@@ -14,7 +14,7 @@ def together(contests: list[Contest]) -> Parts:
     """Tutti i tipi in una figura: le barre servono a metterli accanto."""
     kept = largest(contests)
     if any(bars([contest]) for contest in kept):
-        yield ", ".join(dict.fromkeys(contest["dtype"] for contest in kept)), kept
+        yield ", ".join(dict.fromkeys(usual_format(contest) for contest in kept)), kept
 
 
 def largest(contests: list[Contest]) -> list[Contest]:

@@ -13,6 +13,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from benchmarks.schema import usual_format
 from weave.measurements.notation import tick
 
 INK = "#010203"
@@ -70,9 +71,9 @@ class Quantity:
 
 
 def by_dtype(contests: list[Contest]) -> Parts:
-    """Una figura per tipo dei numeri."""
-    for dtype in dict.fromkeys(contest["dtype"] for contest in contests):
-        yield dtype, [contest for contest in contests if contest["dtype"] == dtype]
+    """Una figura per tipo dei numeri; per titolo, il formato in cui di solito si moltiplicano."""
+    for form in dict.fromkeys(usual_format(contest) for contest in contests):
+        yield form, [contest for contest in contests if usual_format(contest) == form]
 
 
 def contestants_in(contests: list[Contest]) -> list[str]:

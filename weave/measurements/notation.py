@@ -2,6 +2,7 @@
 
 import datetime
 import math
+from collections.abc import Callable
 
 
 def duration(seconds: float) -> str:
@@ -26,8 +27,9 @@ def bandwidth(count: float) -> str:
 
 def with_unit(number: float, units: tuple[tuple[str, float], ...]) -> str:
     """Un numero nella prima unità che non lo rende minore di 1, o nell'ultima."""
-    unit, length = next((pair for pair in units if number >= pair[1]), units[-1])
-    return f"{three_digits(number / length)}\u00a0{unit}"
+    rounded = float(f"{number:.3g}")
+    unit, length = next((pair for pair in units if rounded >= pair[1]), units[-1])
+    return f"{three_digits(rounded / length)}\u00a0{unit}"
 
 
 def three_digits(number: float) -> str:
@@ -57,10 +59,18 @@ def tick(number: float) -> str:
     return f"{number:.12g}".replace(".", ",")
 
 
-def span(numbers: list[float]) -> str:
-    """Un intervallo, o un numero solo se gli estremi arrotondati coincidono."""
-    low, high = decimal(min(numbers), 0), decimal(max(numbers), 0)
-    return low if low == high else f"{low}–{high}"
+def whole(number: float) -> str:
+    """Un numero arrotondato all'intero."""
+    return decimal(number, 0)
+
+
+def span(numbers: list[float], written: Callable[[float], str] = whole) -> str:
+    """Un intervallo, con l'unità una volta sola; un numero solo se gli estremi coincidono."""
+    low, high = written(min(numbers)), written(max(numbers))
+    if low == high:
+        return low
+    number, space, unit = low.partition("\u00a0")
+    return f"{number if high.endswith(space + unit) else low}–{high}"
 
 
 def day(moment: str) -> str:

@@ -19,9 +19,11 @@ from weave.measurements.drawings import (
     strokes,
 )
 from weave.measurements.notation import (
+    bandwidth,
     decimal,
     duration,
     percent,
+    rate,
     size,
     span,
     thousands,
@@ -93,13 +95,13 @@ def of_the_roof(score: Score) -> str:
 def explain_times(contests: list[Contest]) -> str:
     """Che cosa dicono disegno e tabella dei tempi."""
     rounds = [contest["rounds"] for contest in contests]
-    ceilings = [contest["gemm_gflops"] for contest in contests]
-    copied = [contest["copy_gbs"] for contest in contests if "copy_gbs" in contest]
-    memory = f" oppure, dove è scritto, della copia, {span(copied)} GB/s" if copied else ""
+    ceilings = [1e9 * contest["gemm_gflops"] for contest in contests]
+    copied = [1e9 * contest["copy_gbs"] for contest in contests if "copy_gbs" in contest]
+    memory = f" oppure, dove è scritto, della copia, {span(copied, bandwidth)}" if copied else ""
     return (
         f"Tempo mediano di una chiamata su {span(rounds)} giri alternati; poi il rapporto con "
         f"{contests[0]['baseline']} (sotto 1 è più veloce) e, per chi fa il lavoro dichiarato, la "
-        f"frazione del ritmo di un grande prodotto di matrici, {span(ceilings)} GFLOP/s nelle "
+        f"frazione del ritmo di un grande prodotto di matrici, {span(ceilings, rate)} nelle "
         f"stesse gare{memory}.{queueing_note(contests)}"
     )
 
@@ -183,15 +185,23 @@ def tokens_table(contests: list[Contest]) -> str:
 
 
 def tokens_cell(contest: Contest, name: str) -> str:
-    """Il ritmo; sotto, il tempo di un token o le ore dell'addestramento intero, se ci sono."""
+    """Il ritmo; sotto, il tempo di un token o le ore dell'addestramento intero, se ci sono.
+
+    Il tempo è di un token per ogni frase: con più frasi se ne fanno altrettanti insieme.
+    """
     found = contest["tokens_per_second"].get(name)
     if found is None:
         return "–"
     token, hours = (contest.get(key, {}).get(name) for key in ("us_per_token", "hours"))
-    told = [f"{duration(token / 1e6)} l'uno"] if token else []
+    told = [f"{duration(token / 1e6)} {together(found * token / 1e6)}"] if token else []
     told += [f"{three_digits(hours)}\u00a0ore"] if hours else []
     small = f"<br><small>{'; '.join(told)}</small>" if told else ""
     return f"{thousands(found)}/s{small}"
+
+
+def together(sentences: float) -> str:
+    """Quanti token escono in quel tempo."""
+    return "l'uno" if round(sentences) == 1 else f"ogni {sentences:.0f}"
 
 
 def explain_tokens(contests: list[Contest]) -> str:
