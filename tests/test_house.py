@@ -486,7 +486,7 @@ def test_loud_line_is_noticed_wherever_it_is(line: str) -> None:
 
 @every_text
 def test_numbers_do_not_break_across_lines(path: Path) -> None:
-    """Lo spazio fino fra le migliaia, quello che non si spezza prima di «%»."""
+    """Lo spazio fino fra le migliaia, quello che non si spezza prima di «%» e delle unità."""
     no_complaints(broken_numbers((ROOT / path).read_text(encoding="utf-8")))
 
 
@@ -499,13 +499,22 @@ def broken_numbers(page: str) -> list[str]:
     ]
 
 
-BREAKABLE = re.compile(r"(?<![\w.,\u202f])\d{1,3}(?:[ \u00a0]\d{3})+(?!\d)|\d %")
+UNITS = r"%|[mµn]s|[TG]FLOP/s|[TGM]B/s|[MG]Hz|W|[TGMKk]B"
+BREAKABLE = re.compile(
+    rf"(?<![\w.,\u202f])\d{{1,3}}(?:[ \u00a0]\d{{3}})+(?!\d)|\d (?:{UNITS})(?![\w/])"
+)
 
 
 def test_number_that_may_break_is_noticed() -> None:
-    broken = ["circa 25 000 token", "le 37\u00a0000 voci", "−1 234 567", "il 12 % del tempo"]
+    broken = [
+        "circa 25 000 token",
+        "le 37\u00a0000 voci",
+        "−1 234 567",
+        "il 12 % del tempo",
+        "0,3 ms",
+    ]
     assert broken_numbers("\n".join(broken)) == [f"{i}: {it}" for i, it in enumerate(broken, 1)]
-    whole = "25\u202f000 token, 12\u00a0%, `25 000`, $25\\,000$, in FP32 362 ms, 4096 768"
+    whole = "25\u202f000 token, 12\u00a0%, `25 000`, $25\\,000$, in FP32 362 volte, 4096 768, 12 We"
     assert broken_numbers(whole) == []
 
 

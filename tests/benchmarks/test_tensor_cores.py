@@ -1106,7 +1106,7 @@ def test_verdicts_on_an_h200(h200):
 
 
 def test_the_pencil_case_on_an_h200_and_why_fp16_errs_more_than_tf32(h200):
-    """Dieci bit tutt'e due: FP16 arrotonda anche l'uscita, e i due errori si sommano in quadrato."""
+    """Dieci bit tutt'e due, ma FP16 arrotonda anche l'uscita: gli errori si sommano in quadrato."""
     contest = h200["tensor_cores", "25000×768×3072", "float32"]
     tf32 = contest["contestants"]["TF32"]
     assert tf32["median"] == pytest.approx(0.315e-3, abs=5e-7)
