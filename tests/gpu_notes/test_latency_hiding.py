@@ -236,19 +236,31 @@ def test_a_quarter_of_the_warps_receive_as_much():
     assert (round(few, 1), round(many, 1)) == (10.6, 10.5)
 
 
+def copies_in_turn(places: int, count: int) -> str:
+    """Un programma per quattro warp: una copia parte quando è letta la precedente del suo posto."""
+    rows = [f".global X {count * 64 * 128 // 2}", "S2R R0, TID", "IMAD R0, R0, 16, RZ"]
+    for copy in range(count):
+        own = [8 + 32 * (copy % places) + 4 * load for load in range(8)]
+        rows += [*(f"FADD R2, R2, R{register}" for register in own), "BAR.SYNC"]
+        for load, register in enumerate(own):
+            rows.append(f"LDG.128 R{register}, [R0+X+{2048 * (8 * copy + load)}]")
+    return "\n".join([*rows, "EXIT"])
+
+
 def test_two_copies_in_turn_fill_the_bandwidth():
-    """Una piastrella 64 × 128 in BF16: si chiede quando la precedente dello stesso posto è lì."""
+    """Una piastrella 64 × 128 in BF16 per volta: con un posto il 56 % della banda, con due tutta.
+
+    Il posto sono i registri. Si contano sei copie in mezzo: senza la prima attesa e senza la coda.
+    """
     transfer = 64 * 128 * 2 / MACHINE.dram_bytes
     assert transfer == pytest.approx(819, abs=0.5)
     shares = []
     for places in (1, 2):
-        arrived = [0.0] * places
-        free = 0.0  # quando la memoria ha finito di mandare la copia prima
-        for copy in range(100):
-            start = max(free, arrived[copy % places] + MACHINE.dram_latency)
-            arrived[copy % places] = free = start + transfer
-        shares.append(100 * transfer / free)
-    assert shares == pytest.approx([0.56, 1.0], abs=0.01)
+        few, many = (run(assemble(copies_in_turn(places, n)), 4, partitions=4) for n in (4, 10))
+        assert many.counts["byte da e per la memoria"] == 10 * 64 * 128 * 2
+        shares.append(6 * transfer / (many.cycles - few.cycles))
+    assert shares[0] == pytest.approx(transfer / (MACHINE.dram_latency + transfer), abs=0.005)
+    assert shares == pytest.approx([0.56, 1.0], abs=0.005)
 
 
 def test_the_stream_of_the_file_reads_it_all():
