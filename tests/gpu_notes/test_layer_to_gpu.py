@@ -1,7 +1,7 @@
 """La catena: formula, GEMM, griglia, warp, mma, partizione. Ogni conto rifatto in altro modo."""
 
 import itertools
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -96,6 +96,7 @@ def test_products_do_the_multiplications_of_the_layer() -> None:
     assert 2 * sum(product.macs for product in products(batch, layer)) == counter.get_total_flops()
     weights = sum(p.numel() for p in ours.parameters() if p.dim() == 2)
     assert weight_bytes(layer) == 2 * weights
+    assert weight_bytes(replace(layer, size=4)) == 4 * weights
 
 
 def test_heads_are_separate_products() -> None:
