@@ -1,7 +1,7 @@
 """La catena: formula, GEMM, griglia, warp, mma, partizione. Ogni conto rifatto in altro modo."""
 
 import itertools
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -45,6 +45,9 @@ from gpu_notes.sm_map import A100, H200, knee
 from gpu_notes.tensor_core import mma, scatter
 
 TEN = encoder(1, 10)
+
+WIDE = Tiling(rows=64, columns=96, depth=16, warp_rows=2, warp_columns=3)
+"""Un'altra divisione: sei warp, una parte 32 × 32 ciascuno."""
 
 
 def named(batch: Batch, name: str, layer: Layer = READER) -> Product:
@@ -93,6 +96,7 @@ def test_products_do_the_multiplications_of_the_layer() -> None:
     assert 2 * sum(product.macs for product in products(batch, layer)) == counter.get_total_flops()
     weights = sum(p.numel() for p in ours.parameters() if p.dim() == 2)
     assert weight_bytes(layer) == 2 * weights
+    assert weight_bytes(replace(layer, size=4)) == 4 * weights
 
 
 def test_heads_are_separate_products() -> None:
@@ -106,9 +110,10 @@ def test_heads_are_separate_products() -> None:
 
 
 def test_ten_rows_waste_six_of_sixteen() -> None:
-    """Dieci righe in piastrelle da sedici: il 62,5 % del lavoro serve."""
+    """Dieci righe in piastrelle da sedici: il 62,5 % del lavoro serve; per PV anche k è dieci."""
     assert named(TEN, "Linear1").useful == 10 / 16
     assert named(Batch(1, 1, 100), "Linear1").useful == 1 / 16
+    assert named(TEN, "PV").useful == (10 / 16) ** 2
     assert named(encoder(1, 4096), "Linear1").useful == 1
 
 
@@ -132,9 +137,14 @@ def test_grid(tokens: int, name: str, grid: int, busy: int, rounds: int) -> None
 
 
 def test_fewer_sms_take_more_waves() -> None:
-    """Gli stessi 768 blocchi su 108 SM vogliono otto ondate."""
+    """Gli stessi 768 blocchi su 108 SM vogliono otto ondate; piastrelle più piccole, ancora di più.
+
+    Le 64 × 96 sono 64 per 32, cioè 2048 blocchi; con 100 righe e 200 colonne, 2 per 3.
+    """
     product = named(encoder(1, 4096), "Linear1")
     assert (busy_sms(product, A100), waves(product, A100)) == (108, 8)
+    assert (busy_sms(product, A100, WIDE), waves(product, A100, WIDE)) == (108, 19)
+    assert busy_sms(Product("", "", 100, 200, 33), A100, WIDE) == 6
 
 
 def test_a_kernel_computes_whole_tiles() -> None:
@@ -143,6 +153,8 @@ def test_a_kernel_computes_whole_tiles() -> None:
     assert issued_mma(product) == 8 * product.mma
     full = named(encoder(1, 4096), "Linear1")
     assert issued_mma(full) == full.mma
+    covered = (2 * 64) * (3 * 96) * (3 * 16)
+    assert issued_mma(Product("", "", 100, 200, 33), WIDE) == covered // (16 * 8 * 16)
 
 
 def test_work_of_one_warp() -> None:
@@ -152,11 +164,10 @@ def test_work_of_one_warp() -> None:
     assert mma_per_warp(named(TEN, "Linear1")) == 4 * 8 * 48
     assert mma_per_warp(named(TEN, "QKᵀ")) == 4 * 8 * 4
     assert mma_per_warp(Product("", "", 128, 128, 33)) == 4 * 8 * 4
-    wide = Tiling(rows=64, columns=96, depth=16, warp_rows=2, warp_columns=3)
-    assert (wide.warps, wide.warp_shape) == (6, (32, 32))
-    assert mma_per_warp(Product("", "", 64, 96, 16), wide) == 2 * 4
+    assert (WIDE.warps, WIDE.warp_shape) == (6, (32, 32))
+    assert mma_per_warp(Product("", "", 64, 96, 16), WIDE) == 2 * 4
     assert accumulators() == 128
-    assert accumulators(wide) == 32
+    assert accumulators(WIDE) == 32
 
 
 @pytest.mark.parametrize(
@@ -267,7 +278,8 @@ def test_one_warp_cannot_do_a_feed_forward() -> None:
     """147 456 FMA di warp, almeno 74 µs, e 9,4 MB di pesi contro 33 KB di registri (A22)."""
     assert warp_cycles() == 147_456
     assert warp_cycles() / H200.clock > 74e-6
-    feed_forward = 2 * 768 * 3072 * 2
+    attention = READER.size * 4 * 768**2
+    feed_forward = weight_bytes() - attention
     assert feed_forward == 9_437_184
     assert warp_register_bytes() == 255 * 32 * 4
     assert feed_forward > 280 * warp_register_bytes()

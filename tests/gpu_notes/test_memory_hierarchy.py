@@ -94,6 +94,7 @@ def test_resident_blocks_agree_with_the_header_of_nvidia(nvidia_occupancy, gpu):
     """Thread, registri e memoria condivisa: il limite è quello del file di NVIDIA."""
     cases = [(32, 16, 0), (96, 33, 0), (128, 168, 0), (256, 64, 1), (1024, 32, 0), (1024, 72, 0)]
     cases += [(32, 255, 0), (64, 40, 5000), (256, 96, 33_000), (160, 24, 129), (992, 40, 0)]
+    cases += [(161, 16, 0), (100, 72, 0)]
     cases += [(32, 16, 1024 * gpu.shared_kib), (32, 16, 2048), (64, 20, 6 * 1024 + 1)]
     found = [blocks for blocks, _ in nvidia_occupancy(gpu, cases)]
     assert found == [resident_blocks(gpu, *case) for case in cases]

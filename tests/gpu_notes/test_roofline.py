@@ -3,7 +3,7 @@
 import ctypes
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 import torch
@@ -392,6 +392,9 @@ def test_records_do_not_change():
     """Un lavoro, una macchina, uno strato, un batch: si fanno nuovi, non si correggono."""
     for record in (Work("", 1, 1), Machine("", 1, 1, 1), READER, encoder(1, 1)):
         assert hash(record) == hash(replace(record))
+        for field in fields(record):
+            with pytest.raises(FrozenInstanceError):
+                setattr(record, field.name, 2)
 
 
 def test_smallest_arguments_are_accepted():

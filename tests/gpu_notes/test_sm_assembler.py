@@ -237,10 +237,21 @@ def test_comments_and_blank_lines_are_nothing() -> None:
     assert program.instructions[0].text == "NOP"
 
 
+UNITS = {
+    "INT": "MOV IADD IMAD SHL SHR AND XOR ISETP S2R",
+    "FP32": "FADD FMUL FFMA FMAX FMIN FSETP F2FP",
+    "SFU": "MUFU I2F F2I",
+    "TENSOR": "HMMA",
+    "MEM": "LDG LDS STG STS ATOM SHFL",
+    "CTRL": "BRA BSSY BSYNC BAR EXIT NOP",
+}
+"""Chi esegue che cosa: il nome fino al primo punto."""
+
+
 @pytest.mark.parametrize("name", sorted(OPCODES))
 def test_every_opcode_has_a_known_unit_and_letters(name: str) -> None:
-    """Ogni istruzione va a un'unità che c'è, e vuole operandi di tipo noto."""
-    assert OPCODES[name].unit in {"INT", "FP32", "SFU", "TENSOR", "MEM", "CTRL"}
+    """Ogni istruzione va alla sua unità, e vuole operandi di tipo noto."""
+    assert name.partition(".")[0] in UNITS[OPCODES[name].unit].split()
     assert set(OPCODES[name].signature) <= set("DPrifxmlbs")
 
 
@@ -268,11 +279,15 @@ ORACLES = {
 }
 
 
+@pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("name", sorted(ORACLES))
-def test_arithmetic_is_what_its_name_says(name: str) -> None:
-    """Ogni istruzione aritmetica fa ciò che dice il nome, su numeri scelti a mano."""
+def test_arithmetic_is_what_its_name_says(name: str, sign: int) -> None:
+    """Ogni istruzione aritmetica fa ciò che dice il nome, su numeri scelti a mano, anche negativi.
+
+    Dei reali il primo resta positivo: è l'argomento dei logaritmi e delle radici.
+    """
     whole = "f" not in ARITHMETIC[name].signature
-    values = [11, 3, 5] if whole else [2.75, 3.5, 1.25]
+    values = [sign * 11, 3, sign * 5] if whole else [2.75, sign * 3.5, sign * 1.25]
     count = len(ARITHMETIC[name].signature) - 1
     sources = [np.array([value], np.int32 if whole else np.float32) for value in values[:count]]
     found = ARITHMETIC[name].function(*sources)

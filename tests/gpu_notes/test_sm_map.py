@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from gpu_notes import sm_map
+from gpu_notes.sass_listing import parse, read
 from gpu_notes.sm_map import (
     A100,
     B200,
@@ -41,14 +42,14 @@ from weave.house import ROOT
 GEFORCE = (RTX_3090, RTX_4090, RTX_5090)
 
 CHECKED = """
-name     chip  year cap   sms chip  fp32 int fp64 gen  warps blocks l1 shared l2  gb  GB/s
-A100     GA100 2020 8.0   108 128   64   64  32   3    64    32    192 163    40  80  2039
-RTX_3090 GA102 2020 8.6   82  84    128  64  2    3    48    16    128 99     6   24  936
-RTX_4090 AD102 2022 8.9   128 144   128  64  2    4    48    24    128 99     72  24  1008
-H100     GH100 2022 9.0   132 144   128  64  64   4    64    32    256 227    50  80  3350
-H200     GH100 2023 9.0   132 144   128  64  64   4    64    32    256 227    50  141 4800
-B200     GB100 2024 10.0  148 160   128  64  64   5    64    32    256 227    126 180 8000
-RTX_5090 GB202 2025 12.0  170 192   128  64  2    5    48    24    128 99     96  32  1792
+name     chip  year cap  sms chip fp32 int fp64 gen warps blocks l1  shared l2  gb  GB/s MHz  tensor
+A100     GA100 2020 8.0  108 128  64   64  32   3   64    32     192 163    40  80  2039 1410 1410
+RTX_3090 GA102 2020 8.6  82  84   128  64  2    3   48    16     128 99     6   24  936  1695 1695
+RTX_4090 AD102 2022 8.9  128 144  128  64  2    4   48    24     128 99     72  24  1008 2520 2520
+H100     GH100 2022 9.0  132 144  128  64  64   4   64    32     256 227    50  80  3350 1980 1830
+H200     GH100 2023 9.0  132 144  128  64  64   4   64    32     256 227    50  141 4800 1980 1830
+B200     GB100 2024 10.0 148 160  128  64  64   5   64    32     256 227    126 180 8000 1980 1860
+RTX_5090 GB202 2025 12.0 170 192  128  64  2    5   48    24     128 99     96  32  1792 2407 2407
 """
 """La tabella come fu controllata sulle fonti: chi cambia un valore deve cambiarlo due volte."""
 
@@ -58,7 +59,9 @@ def as_checked(gpu: Gpu) -> str:
     cells = [gpu.name.replace(" ", "_"), gpu.chip, gpu.year, gpu.capability, gpu.sms]
     cells += [gpu.sms_on_chip, gpu.fp32_lanes, gpu.int32_lanes, gpu.fp64_lanes]
     cells += [gpu.tensor_generation, gpu.warps, gpu.blocks, gpu.l1_kib, gpu.shared_kib]
-    cells += [gpu.l2_mb, gpu.memory_gb, round(gpu.bandwidth / 1e9)]
+    cells += [gpu.l2_mb, gpu.memory_gb]
+    rates = (gpu.bandwidth / 1e9, gpu.clock / 1e6, gpu.tensor_clock / 1e6)
+    cells += [f"{rate:g}" for rate in rates]
     return " ".join(str(cell) for cell in cells)
 
 
@@ -305,9 +308,18 @@ def test_the_four_sums_done_by_hand():
 
 
 def test_constants_of_every_sm():
-    """Quattro partizioni con un Tensor Core ciascuna, 32 thread per warp, 255 registri a thread."""
-    assert (PARTITIONS, sm_map.TENSOR_CORES, WARP) == (4, 4, 32)
-    assert (REGISTERS, REGISTERS_PER_THREAD, SFU_LANES) == (65_536, 255, 16)
+    """Quattro partizioni con un Tensor Core ciascuna, 32 thread per warp, 255 registri a thread.
+
+    I Tensor Core si moltiplicano nei totali pubblicati. Il resto si legge nel codice macchina: gli
+    scambi di una riduzione raggiungono ogni corsia, e il numero dopo l'ultimo registro è di RZ.
+    """
+    for gpu, published in ((A100, 432), (RTX_3090, 328), (RTX_4090, 512), (H100, 528)):
+        assert gpu.sms * sm_map.TENSOR_CORES == published
+    assert PARTITIONS == sm_map.TENSOR_CORES
+    exchanges = [it for it in parse(read("softmax.sm_90"))["softmax"] if it.opcode == "SHFL"]
+    assert sum({int(it.operands[3], 16) for it in exchanges}) == WARP - 1
+    (wide,) = (it for it in parse(read("wgmma.sm_90a"))["wgmma"] if it.opcode == "HGMMA")
+    assert (wide.operands[2], wide.word >> 64 & 255) == ("RZ", REGISTERS_PER_THREAD)
 
 
 def test_the_chip_is_made_of_clusters_of_pairs():

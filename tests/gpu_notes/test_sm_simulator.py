@@ -162,11 +162,16 @@ def test_a_dependent_instruction_waits_four_cycles() -> None:
         ("ISETP.LT P0, R1, R2\n@P0 FADD R5, R6, R6", 4),
         ("LDG R1, [X]\nMOV R1, 0", 640),
         ("ATOM.EXCH R1, [X], R2\nFADD R5, R1, R1", 640),
+        ("BRA qui\nqui: NOP", 4),
+        ("ISETP.LT P0, R1, R1\n@P0 BRA qui\nqui: NOP", 4),
     ],
 )
 def test_latencies(code: str, latency: int) -> None:
-    """Quanto passa fra un'istruzione e la prima che ne usa il risultato, o lo riscrive."""
-    first, second, _exit = issues(f".global X 32\n.shared S 32\n{code}\nEXIT")
+    """Quanto passa fra un'istruzione e la prima che ne usa il risultato, o lo riscrive.
+
+    Dopo un salto, la prima che segue, anche se non si salta.
+    """
+    *_, first, second, _exit = issues(f".global X 32\n.shared S 32\n{code}\nEXIT")
     assert second - first == latency
 
 
@@ -351,6 +356,8 @@ FADD R1, R1, R3"""
         ("LDG R1, [X+128]", "riga 2: LDG R1, [X+128]: la corsia 0 del warp 0 va fuori"),
         ("LDG R1, [X+128]", "al byte 128"),
         ("LDG R1, [X+-4]", "va fuori da ogni array, al byte -4"),
+        ("LDG R1, [X+256]", "va fuori da ogni array, al byte 256"),
+        ("STG.64 [X+1024], R2", "va fuori da ogni array, al byte 1024"),
         ("LDG R1, [X+2]", "indirizzo 2: atteso un multiplo di 4"),
         ("LDG.64 R2, [X+4]", "indirizzo 4: atteso un multiplo di 8"),
         ("LDS R1, [0]", "va fuori da ogni array"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gpu_notes import sm_map
-from gpu_notes.sass_listing import census, parse, read, uses_tensor_cores
+from gpu_notes.sass_listing import TENSOR_CORE, parse, read, uses_tensor_cores
 from gpu_notes.tensor_core import (
     BITS,
     DEPTH_BITS,
@@ -70,8 +70,15 @@ def test_wgmma_widths_go_from_8_to_256_by_8():
     assert list(WGMMA_COLUMNS) == [8 * i for i in range(1, 33)]
 
 
+HOMES = {"R": "registri", "gdesc": "condivisa", "tmem": "TMEM"}
+"""Come il codice macchina scrive i posti di una matrice."""
+
+
 def test_generations_agree_with_the_map_and_the_listings():
-    """Per SM, anni e capacità come nella mappa; la profondità scritta è quella del formato."""
+    """Per SM, anni e capacità come nella mappa; la profondità scritta è quella del formato.
+
+    I posti di A e di D sono quelli dei listing; Volta e Turing, che non vi sono, come dichiarati.
+    """
     by_capability = {it.capability: it for it in GENERATIONS}
     assert len(by_capability) == len(GENERATIONS) == 7
     for gpu in (sm_map.A100, sm_map.RTX_4090, sm_map.H100, sm_map.B200, sm_map.RTX_5090):
@@ -82,12 +89,25 @@ def test_generations_agree_with_the_map_and_the_listings():
     added = ["FP16", "INT8, INT4, 1 bit", "BF16, TF32, FP64", "FP8", "FP8", "FP6, FP4", "FP6, FP4"]
     assert [it.formats for it in GENERATIONS] == added
     assert [it.year for it in GENERATIONS] == [2017, 2018, 2020, 2022, 2022, 2024, 2025]
-    assert by_capability["8.0"].instruction == "mma.sync m16n8k16"
-    assert by_capability["8.9"].instruction == f"mma.sync m16n8k{depth('FP8')}"
-    assert by_capability["12.0"].instruction == f"mma.sync m16n8k{depth('FP4')}"
-    assert census(parse(read("wgmma.sm_90a"))["wgmma"])["HGMMA"] == 1
-    (single,) = parse(read("tcgen05.sm_100a")).values()
-    assert any("tmem" in operand for it in single for operand in it.operands)
+    names = ["Volta", "Turing", "Ampere", "Ada", "Hopper", "Blackwell", "Blackwell"]
+    assert [it.name for it in GENERATIONS] == names
+    assert {it.capability: it.instruction for it in GENERATIONS} == {
+        "7.0": "mma.sync m8n8k4",
+        "7.5": "mma.sync m16n8k8",
+        "8.0": f"mma.sync m16n8k{depth('FP16')}",
+        "8.9": f"mma.sync m16n8k{depth('FP8')}",
+        "9.0": f"wgmma m64nNk{depth('FP16')}",
+        "10.0": "tcgen05.mma",
+        "12.0": f"mma.sync m16n8k{depth('FP4')}",
+    }
+    seen = (("mma_formats.sm_80", 1, 0), ("wgmma.sm_90a", 1, 0), ("tcgen05.sm_100a", 0, 2))
+    for capability, (listing, *places) in zip(("8.0", "9.0", "10.0"), seen, strict=True):
+        every = itertools.chain(*parse(read(listing)).values())
+        it = next(it for it in every if TENSOR_CORE.fullmatch(it.opcode))
+        homes = [HOMES[re.match("R|[a-z]+", it.operands[place])[0]] for place in places]
+        assert by_capability[capability].operands == " → ".join(dict.fromkeys(homes))
+    by_warp = {it.operands for it in GENERATIONS if it.instruction.startswith("mma.sync")}
+    assert by_warp == {"registri"}
 
 
 # I frammenti.
@@ -136,12 +156,17 @@ def test_scatter_gives_every_thread_its_numbers():
 
 
 def test_mma_is_the_product_plus_c():
-    """Dai frammenti ai frammenti: D = A·B + C; C non viene toccata."""
+    """Dai frammenti ai frammenti: D = A·B + C, in FP32 con k crescente; C non viene toccata."""
     a, b, c = integers(16, 16), integers(16, 8), integers(8, 16).T.copy()
     held = scatter("C", c)
     before = held.copy()
     assert np.array_equal(gather(mma(scatter("A", a), scatter("B", b), held)), a @ b + c)
     assert np.array_equal(held, before)
+    x, y = (np.random.default_rng(7).normal(size=it.shape).astype(np.float32) for it in (a, b))
+    in_order = c.copy()
+    for k in range(16):
+        in_order += np.outer(x[:, k], y[k])
+    assert np.array_equal(gather(mma(scatter("A", x), scatter("B", y), held)), in_order)
 
 
 def test_every_thread_needs_eleven_others_or_seven():
@@ -198,7 +223,8 @@ def test_count_is_the_number_of_tiles(sides):
 
 def test_tiles_of_the_same_accumulator_follow_each_other():
     """La profondità scorre per ultima: una catena per ogni pezzo del risultato."""
-    assert list(tiles(17, 8, 32)) == [(0, 0, 0), (0, 0, 16), (16, 0, 0), (16, 0, 16)]
+    corners = [(0, 0), (0, 8), (16, 0), (16, 8)]
+    assert list(tiles(17, 9, 32)) == [(*corner, start) for corner in corners for start in (0, 16)]
 
 
 def test_one_layer_of_the_reader_is_55488_instructions():
@@ -261,9 +287,16 @@ def test_alignment_is_the_table_of_cublas():
 
 
 def test_every_leaf_has_its_proof():
-    """I listing dicono ciò che dice la foglia; le opzioni di PyTorch hanno quel valore."""
+    """I listing, dei sorgenti giusti, dicono ciò che dice la foglia; PyTorch ha quelle opzioni."""
     found = dict(leaves(TREE))
     assert len(found) == 8
+    shown = {path: {name.partition(".")[0] for name in it.listings} for path, it in found.items()}
+    assert {path: stems for path, stems in shown.items() if stems} == {
+        "tu → un ciclo su float": {"matmul_float"},
+        "tu → un ciclo su FP16": {"matmul_half"},
+        "tu → mma, wgmma o tcgen05": {"mma_formats", "wgmma", "tcgen05"},
+        "tu → tl.dot, in Triton": {"tile"},
+    }
     for path, verdict in found.items():
         proofs = (verdict.listings, verdict.setting, verdict.source)
         assert sum(bool(proof) for proof in proofs) == 1, path
