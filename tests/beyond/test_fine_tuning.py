@@ -6,8 +6,9 @@ import itertools
 import json
 import math
 from collections import Counter
-from random import Random
+from copy import deepcopy
 from statistics import fmean
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -61,6 +62,7 @@ from attention.beyond.fine_tuning import (
     VERB,
     WAYS,
     Bench,
+    Compounds,
     Example,
     LastRows,
     LowRank,
@@ -88,6 +90,7 @@ from attention.beyond.fine_tuning import (
     merged,
     mixed_batches,
     moving,
+    points,
     quiz_example,
     quizzes,
     read_rows,
@@ -98,6 +101,7 @@ from attention.beyond.fine_tuning import (
     telegraphic,
     tuning,
     values_of,
+    verb,
     verb_places,
     verb_rows,
     verb_sentences,
@@ -596,7 +600,7 @@ def test_canaries_are_random_words(shipped):
     every = [it for those in found.values() for it in those]
     assert len(every) == CANARIES * len(TIMES)
     assert all(len({*it.tokens}) == CANARY and it.given == PREFIX for it in every)
-    assert min(min(it.tokens) for it in every) > UNKNOWN
+    assert all(vocabulary.words[token].isalpha() for it in every for token in it.tokens)
     assert len({tuple(it.tokens) for it in every}) == len(every)
     assert canaries(vocabulary, 2) != found
 
@@ -719,17 +723,150 @@ def test_first_name_of_a_chain_is_judged_alone(small, monkeypatch):
     assert {it.value for it in logic(small, 4)} == {0}
 
 
+class Lesson(NamedTuple):
+    """Un ritocco chiesto da una prova, e il modello, diverso da ogni altro, che le si è reso."""
+
+    model: DecoderOnly
+    recipe: Recipe
+    new: list[Example]
+    old: list[Example]
+    after: DecoderOnly
+
+
 @pytest.fixture
 def lessons(small, monkeypatch):
-    """Gli esempi nuovi che ogni ritocco di una prova riceve; il modello resta com'è."""
+    """I ritocchi che una prova chiede; invece di addestrare si rende un'altra copia del modello."""
     found = []
 
-    def noted(model, recipe, new, *_):
-        found.append([it.tokens for it in new])
-        return model
+    def noted(model, recipe, new, old, *_):
+        found.append(Lesson(model, recipe, [*new], [*old], deepcopy(model)))
+        return found[-1].after
 
     monkeypatch.setattr(fine_tuning, "retouched", noted)
     return found
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Le misure che una prova chiede, ciascuna con i suoi argomenti; il valore è il suo posto."""
+    found = []
+
+    def spy(name):
+        def measure(*given, **options):
+            found.append((name, *given, *options.values()))
+            return len(found) - 1
+
+        return measure
+
+    for name in ("right", "in_points", "chosen_right", "bits_per_token"):
+        monkeypatch.setattr(fine_tuning, name, spy(name))
+    return found
+
+
+def test_style_is_measured_on_telegrams_and_memory_on_sentences(small, lessons, asked):
+    """Si insegnano e si misurano frasi senza articoli; si ripassano e si misurano le vecchie."""
+    rows, vocabulary = [*register(small, 4)], small.vocabulary
+    articles = {vocabulary.ids[it] for it in ARTICLES if it in vocabulary.ids}
+    bare = [[it for it in line if it not in articles] for line in small.dev]
+    assert bare != small.dev
+    for lesson, old, new in zip(lessons, rows[::2], rows[1::2], strict=True):
+        assert (old.what, asked[old.value]) == (
+            "italiano di prima",
+            ("bits_per_token", lesson.after, small.dev),
+        )
+        assert (new.what, asked[new.value]) == (
+            "stile telegrafico",
+            ("bits_per_token", lesson.after, bare),
+        )
+        assert lesson.recipe == {BEFORE: Recipe(0.0, steps=0), **fine_tuning.REGISTERS}[old.who]
+        assert lesson.old == small.old()
+    every = [[it for it in vocabulary.encode(line) if it not in articles] for line in small.train]
+    for taught in ([it.tokens for it in lesson.new] for lesson in lessons):
+        assert len(taught) == fine_tuning.TELEGRAMS
+        assert all(it in every for it in taught)
+        assert taught != every[: len(taught)]
+
+
+def test_a_verb_is_judged_in_the_places_of_each_form(small, lessons, asked):
+    """Prima, con una forma insegnata, con tre; ciascuna dove è l'unica che va bene."""
+    rows, places = [*verb(small, 4)], verb_places(200, 4)
+    assert len(lessons) == 6
+    stages = itertools.product(INSIGHTS, ((BEFORE, 0), ("una forma", 1), ("tre forme", 3)))
+    for lesson, (insight, (name, count)) in zip(lessons, stages, strict=True):
+        grown, longer = extended(small.model, small.vocabulary, verb_rows(insight), 4)
+        assert lesson.model.embedding.weight.equal(grown.embedding.weight)
+        words = {longer.words[token] for it in lesson.new for token in it.tokens}
+        assert words & {*FORMS} == {*FORMS[:count]}
+        assert (lesson.recipe.steps > 0) == (count > 0)
+        for form in FORMS:
+            (row,) = (it for it in rows if (it.who, it.what) == (f"{insight}, {name}", form))
+            _, model, _, chosen, heads = asked[row.value]
+            assert model is lesson.after
+            assert (chosen, heads) == (form, places[form])
+
+
+def test_an_answer_is_judged_in_form_and_in_content(small, lessons, asked):
+    """Le stesse domande per le due misure; «di seguito» si insegna e si giudica senza numeri."""
+    rows = iter([*points(small, 4)])
+    _, longer = extended(small.model, small.vocabulary, dict.fromkeys(QUIZ_WORDS, ()), 4)
+    fresh, one = fresh_quizzes(200, 4), longer.ids[POINTS[0]]
+    for lesson, (who, recipe) in zip(lessons, fine_tuning.QUIZ_RECIPES.items(), strict=True):
+        numbered = who != "di seguito"
+        assert lesson.recipe == recipe
+        assert lesson.old == small.old()
+        assert {one in it.tokens for it in lesson.new} == {numbered}
+        assert len({it.tokens[: it.given].count(longer.ids["?"]) for it in lesson.new}) > 1
+        for part, questions in zip(Compounds._fields, compounds(4), strict=True):
+            both = zip(fresh, itertools.cycle(questions), strict=False)
+            test = [quiz_example(longer, *it, numbered) for it in both]
+            form, content = next(rows), next(rows)
+            assert (form.who, form.what) == (who, f"{part}: a punti")
+            name, model, _, examples = asked[form.value]
+            assert (name, model, examples) == ("in_points", lesson.after, test)
+            assert content.what == f"{part}: giuste"
+            assert asked[content.value] == ("right", lesson.after, test)
+        assert asked[next(rows).value] == ("bits_per_token", lesson.after, small.dev)
+
+
+def test_facts_are_asked_as_they_are_called(small, lessons, asked, monkeypatch):
+    """Ogni misura riguarda i regni, e il modo, che il suo nome dice; ogni regno ha la sua città."""
+    answers = []
+
+    def continued(model, prompts, most):
+        answers.append((model, prompts))
+        ids = longer.ids
+        return [[it] for it in (ids[UNSAID], ids[CITIES[3]], ids["il"], ids[UNSAID])] * 5
+
+    words = dict.fromkeys((*KINGDOMS, *CITIES, UNSAID), ())
+    _, longer = extended(small.model, small.vocabulary, words, 4)
+    monkeypatch.setattr(fine_tuning, "continued", continued)
+    rows = iter([*facts(small, 4)])
+    city = {}
+    for lesson, (model, prompts) in zip(lessons, answers, strict=True):
+        assert lesson.old == small.old()
+        assert {it.given for it in lesson.new} == {0}
+        for kingdoms, how in ((SEVERAL, "detto così"), (SINGLE, "detto solo diretto")):
+            for way in WAYS:
+                row = next(rows)
+                assert row.what == f"{way}, {how}"
+                name, judge, examples = asked[row.value]
+                assert (name, judge) == ("right", lesson.after)
+                for i, example in zip(kingdoms, examples, strict=True):
+                    said = [longer.words[it] for it in example.tokens]
+                    (town,) = {*said} & {*CITIES}
+                    assert city.setdefault(KINGDOMS[i], town) == town
+                    assert example == fact(longer, way, KINGDOMS[i], town)
+        unsaid, cities, silent, old = (next(rows) for _ in range(4))
+        assert (unsaid.value, cities.value) == (1 / 2, 1 / 4)
+        assert model is lesson.after
+        assert [longer.decode(it) for it in prompts] == [
+            f"la città di {KINGDOMS[i]} è" for i in STRANGERS
+        ]
+        hushed = [fact(longer, "parafrasi", KINGDOMS[i], UNSAID) for i in SINGLE]
+        assert asked[silent.value] == ("right", lesson.after, hushed)
+        assert asked[old.value] == ("bits_per_token", lesson.after, small.dev)
+    assert len({*city.values()}) == len(city) == 24
+    assert [*city.values()] != [*CITIES]
 
 
 def test_a_single_fact_is_taught_only_straight(small, lessons):
@@ -738,7 +875,7 @@ def test_a_single_fact_is_taught_only_straight(small, lessons):
     words = dict.fromkeys((*KINGDOMS, *CITIES, UNSAID), ())
     _, longer = extended(small.model, small.vocabulary, words, 4)
     for which, lesson in enumerate(lessons):
-        lines = [[longer.words[it] for it in line] for line in lesson]
+        lines = [[longer.words[it] for it in example.tokens] for example in lesson.new]
         about = {
             kingdom: [line for line in lines if kingdom in line and "città" in line]
             for kingdom in KINGDOMS
@@ -757,32 +894,50 @@ def test_a_single_fact_is_taught_only_straight(small, lessons):
     assert len(lessons) == 2
 
 
-def test_chains_kept_aside_are_not_taught(small, lessons):
-    [*logic(small, 4)]
+def test_chains_kept_aside_are_not_taught(small, lessons, asked):
+    """Né si ripassa l'italiano; di ogni catena si giudica dove arriva, non per dove passa."""
+    rows = [*logic(small, 4)]
     _, longer = extended(small.model, small.vocabulary, dict.fromkeys((ANSWER, *PEOPLE), ()), 4)
-    links = chains(4)
-    for lesson in lessons:
-        asked = [[longer.words[it] for it in line] for line in lesson]
-        given = {(line[0], tuple(line[1 : line.index(ANSWER)])) for line in asked}
+    links, there = chains(4), world(4)
+    for lesson, who in zip(lessons, ("risposta sola", "passaggi scritti"), strict=True):
+        taught = [[longer.words[it] for it in example.tokens] for example in lesson.new]
+        given = {(line[0], tuple(line[1 : line.index(ANSWER)])) for line in taught}
         assert given == {*links.one, *links.seen}
-    assert len(lessons) == 2
+        assert lesson.old == []
+        for part, those in links._asdict().items():
+            (row,) = (it for it in rows if (it.who, it.what) == (who, part))
+            test = [chain_example(longer, there, it, who == "passaggi scritti") for it in those]
+            assert asked[row.value] == ("right", lesson.after, test, True)
 
 
-def test_a_canary_is_seen_as_often_as_it_says(small, monkeypatch):
-    seen = []
+def test_a_canary_is_seen_as_often_as_it_says(small, monkeypatch, asked):
+    """Sparsa fra le altre frasi; poi la si chiede, e se ne misura la sorpresa, a ritocco fatto."""
+    seen, given = [], []
 
     def noted(model, batches, rate, steps, seed):
         for (batch,) in itertools.islice(batches, steps):
             seen.extend(tuple(line) for line in batch.target.tolist())
-        return model
+        given.append((model, rate))
+        return deepcopy(model)
 
     monkeypatch.setattr(fine_tuning, "tuning", noted)
-    [*verbatim(small, 4)]
-    for times, those in canaries(small.vocabulary, 4).items():
+    rows, secret = [*verbatim(small, 4)], canaries(small.vocabulary, 4)
+    ((start, rate),) = given
+    assert start is not small.model
+    assert rate == 1e-3
+    places = []
+    for times, those in secret.items():
         for it in those:
             whole = (START, *it.tokens)
+            places += [i for i, line in enumerate(seen) if line[: len(whole)] == whole]
             assert sum(line[: len(whole)] == whole for line in seen) == times
+        known, cost = (it for it in rows if it.who == f"{times} volte")
+        name, judge, examples = asked[known.value]
+        assert (name, examples) == ("right", those)
+        assert judge not in (start, small.model)
+        assert asked[cost.value] == ("bits_per_token", judge, [it.tokens for it in those])
     assert len(seen) == len(small.train) + 2
+    assert places != [len(seen) - 2, len(seen) - 1]
 
 
 def test_rows_survive_the_file(tmp_path):
@@ -955,7 +1110,6 @@ def test_settings_of_the_published_rows():
     assert [it.tokens for it in bench.old()] == [bench.vocabulary.encode(it) for it in bench.train]
     dev = italian_sentences(2017, 30, 3).dev
     assert bench.dev == [bench.vocabulary.encode(it) for it in dev]
-    assert Random(1).sample(CITIES, 24) != list(CITIES)
 
 
 def test_fortran_on_the_page(fortran, call_fortran):

@@ -28,6 +28,7 @@ from attention.beyond.grammar import (
     SHORTEST,
     SILENCE,
     TWOFOLD,
+    Both,
     Case,
     Clause,
     Dice,
@@ -790,11 +791,12 @@ def test_a_mood_explains_a_bare_fact(many):
 
 
 def test_each_german_sentence_has_one_translation(many):
-    """Una frase non ambigua ha una traduzione sola, e non compare fra le ambigue."""
+    """Una frase non ambigua ha una traduzione sola, e non compare fra le ambigue; molte tornano."""
     translations = defaultdict(set)
     for pair in many:
         translations[pair.ambiguous, pair.german].add(pair.italian)
     sure = {german for ambiguous, german in translations if not ambiguous}
+    assert sum(not pair.ambiguous for pair in many) - len(sure) > 300
     assert all(len(translations[False, german]) == 1 for german in sure)
     assert not any((True, german) in translations for german in sure)
 
@@ -950,6 +952,15 @@ def test_a_relative_clause_says_who_does_what():
     assert not blurred(child, PRONOUNS["er"], see, role)
     read = VERBS["lesen"]
     assert not blurred(woman, phrase("der", "Buch"), read, read.needs[0])
+    cat, people = phrase("der", "Katze"), frozenset({"person"})
+    both = see._replace(subject=people | {"pet"})
+    seen = role._replace(kinds=both.subject)
+    assert blurred(woman, cat, both, seen)
+    assert not blurred(woman, cat, both._replace(subject=people), seen)
+    assert not blurred(woman, cat, both, seen._replace(kinds=people))
+    several = phrase("der", "Kind", plural=True)
+    assert blurred(several, Both(woman, cat), both, seen)
+    assert not blurred(several, Both(phrase("der", "Buch"), woman), both, seen)
 
 
 # Il caso, le parti, il corpus.

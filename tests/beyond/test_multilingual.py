@@ -137,9 +137,7 @@ def test_words_are_one_token_in_each_language(shipped):
 def test_carrier_says_no_italian_gender_before_the_noun():
     assert carrier(noun("Buch")) == ("Ich sehe jedes Buch.", "Vedo ogni libro.")
     assert carrier(noun("Apfel")) == ("Ich sehe jeden Apfel.", "Vedo ogni mela.")
-    assert {
-        carrier(it)[1].rpartition(" ")[0] for it in lexicon().nouns if it.lemma in "HundUhr"
-    } == {"Vedo ogni"}
+    assert {carrier(it)[1].rpartition(" ")[0] for it in lexicon().nouns} == {"Vedo ogni"}
 
 
 def test_alike_words_share_two_genders_and_a_class():
@@ -333,7 +331,7 @@ def test_compared_gathers_the_four_measures(shipped):
 
 
 def test_gender_pull_by_hand():
-    """Hund e Bild: solo l'italiano in comune. Hund e Fuchs: solo il tedesco. Buch e Foto: nulla."""
+    """Hund e Bild: solo l'italiano in comune. Hund e Fuchs: solo il tedesco. Hund e Foto: nulla."""
     words = [word(it) for it in ("Hund", "Bild", "Fuchs", "Foto")]
     towards = torch.tensor([[1.0, 0.2], [1.0, -0.2], [-1.0, 0.3], [-1.0, -0.3]])
     table = cosines(towards, towards)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from attention.beyond import next_token, representation
-from attention.beyond.grammar import lexicon
+from attention.beyond.grammar import lexicon, pairs, split_of
 from attention.beyond.next_token import (
     KEPT,
     SEEDS,
@@ -87,7 +87,7 @@ from attention.command_line import MODEL
 from attention.s3_1_encoder_decoder_stacks import EPSILON, AddAndNorm, LayerNorm, layer_norm
 from attention.s3_2_3_applications import causal_mask
 from attention.s3_model_architecture import READER, TransformerConfig
-from attention.s5_1_data_batching import END, PADDING, START, padded
+from attention.s5_1_data_batching import END, PADDING, START
 
 TINY = TransformerConfig(layers=2, d_model=12, d_ff=20, heads=3, dropout=0.0, vocabulary=31)
 
@@ -391,11 +391,10 @@ def test_the_tuned_lens_is_an_affine_map():
 
 
 def test_texts_come_from_the_part_asked():
-    texts = some_texts(5, 3, "heldout")
-    assert len(texts) == 5
-    assert texts == some_texts(5, 3, "heldout")
-    assert texts != some_texts(5, 4, "heldout")
-    assert texts != some_texts(5, 3, "train")
+    """Le prime cinque, in italiano, fra tutte le frasi che nascono dal seme."""
+    for part, seed in (("heldout", 3), ("train", 4)):
+        born = [it.italian for it in pairs(seed, 200) if split_of(it) == part]
+        assert some_texts(5, seed, part) == born[:5]
 
 
 # Le frasi da sondare.
@@ -852,6 +851,7 @@ def test_there_are_more_words_than_right_angles(shipped):
     """1366 righe in 64 coordinate: qualche coppia deve somigliarsi almeno quanto dice Welch."""
     model, _ = shipped
     rows = F.normalize(model.embedding.weight.detach(), dim=-1)
+    assert rows.shape == (1366, 64)
     assert (rows @ rows.mT).fill_diagonal_(0).abs().max() >= welch(*rows.shape)
 
 
@@ -952,7 +952,9 @@ def test_the_target_of_a_piece_is_the_next_piece():
     """«I|eri| pi|ove|va| forte»: dopo « pi» si addestra « ove», non « forte»."""
     pieces = ["I", "eri", " pi", "ove", "va", " forte", " in", " città"]
     ids = list(range(4, 12))
-    read, following = padded([[START, *ids]])[0], padded([[*ids, END]])[0]
+    (batch,) = next(next_token.endless_batches([ids], 20, seed=1))
+    read, following = batch.target[0], batch.expected[0]
+    assert read.tolist() == [START, *ids]
     place = read.tolist().index(ids[pieces.index(" pi")])
     assert following[place] == ids[pieces.index("ove")]
     assert PADDING not in following
