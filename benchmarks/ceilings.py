@@ -235,7 +235,7 @@ def clocks() -> dict[str, float]:
         return {}
     run = product("BF16", max(GEMM_SIDES[DEVICE]))
     query = f"--query-gpu={','.join(CLOCKS)}"
-    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
+    command = ["nvidia-smi", f"--id={card()}", query, "--format=csv,noheader,nounits"]
     start = time.perf_counter()
     while time.perf_counter() - start < LOADED:
         run()
@@ -248,6 +248,14 @@ def clocks() -> dict[str, float]:
         run()
         torch.cuda.synchronize()
     return read_clocks(asked.communicate()[0])
+
+
+def card() -> str:
+    """La scheda che si misura, come la chiama nvidia-smi: i suoi numeri non sono quelli di CUDA.
+
+    nvidia-smi le elenca tutte, anche quelle che `CUDA_VISIBLE_DEVICES` nasconde.
+    """
+    return f"GPU-{torch.cuda.get_device_properties().uuid}"
 
 
 def read_clocks(answer: str) -> dict[str, float]:
