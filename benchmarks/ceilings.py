@@ -228,6 +228,9 @@ CLOCKS = {
 LOADED = 1.5
 """Da quanti secondi si moltiplica, quando si chiede: la potenza è la media dell'ultimo secondo."""
 
+PATIENCE = 30.0
+"""Dopo quanti secondi in tutto si rinuncia alla risposta."""
+
 
 def clocks() -> dict[str, float]:
     """Frequenze e potenza, lette mentre la GPU moltiplica; niente, se non si possono leggere."""
@@ -245,6 +248,8 @@ def clocks() -> dict[str, float]:
     except OSError:
         return {}
     while asked.poll() is None:
+        if time.perf_counter() - start > PATIENCE:
+            asked.kill()
         run()
         torch.cuda.synchronize()
     return read_clocks(asked.communicate()[0])

@@ -230,28 +230,44 @@ def test_the_clocks_are_the_numbers_of_the_first_line():
     assert ceilings.read_clocks("") == {}
 
 
-def test_the_clocks_are_those_of_the_card_measured(monkeypatch, tmp_path):
-    """nvidia-smi mostra tutte le schede della macchina; CUDA può vederne soltanto la seconda."""
-    program = tmp_path / "nvidia-smi"
-    program.write_text(
-        "#!/bin/sh\n"
-        'case "$*" in *--id=GPU-0b-1*) ;; *) echo "345, 1593, 1980, 70.00" ;; esac\n'
-        'echo "1755, 3201, 1980, 687.41"\n'
-    )
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+@pytest.fixture
+def smi(monkeypatch, tmp_path):
+    """Un nvidia-smi finto, scritto per una prova, e una scheda che ha solo un nome."""
+
+    def write(script):
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(ceilings, "DEVICE", "cuda")
     monkeypatch.setattr(ceilings, "LOADED", 0.0)
     monkeypatch.setattr(ceilings, "product", lambda form, side: lambda: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     properties = SimpleNamespace(uuid="0b-1")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: properties)
+    return write
+
+
+def test_the_clocks_are_those_of_the_card_measured(smi):
+    """nvidia-smi mostra tutte le schede della macchina; CUDA può vederne soltanto la seconda."""
+    smi(
+        'case "$*" in *--id=GPU-0b-1*) ;; *) echo "345, 1593, 1980, 70.00" ;; esac\n'
+        'echo "1755, 3201, 1980, 687.41"'
+    )
     assert ceilings.clocks() == {
         "sm_mhz": 1755.0,
         "memory_mhz": 3201.0,
         "sm_max_mhz": 1980.0,
         "watt": 687.41,
     }
+
+
+def test_a_card_that_does_not_answer_is_left(smi, monkeypatch):
+    """Chi chiede le frequenze non aspetta per sempre, e non le inventa."""
+    smi("exec sleep 60")
+    monkeypatch.setattr(ceilings, "PATIENCE", 0.1)
+    assert ceilings.clocks() == {}
 
 
 @pytest.fixture
