@@ -525,7 +525,7 @@ def runs_after(
     model: TextModel,
     seed: int,
     text: Int[Tensor, " tokens"],
-    test: Int[Tensor, " tokens"],
+    test: Int[Tensor, " judged"],
     steps: int = EXTRA,
 ) -> list[Run]:
     """Le misure di un modello RoPE dopo un ripasso a `LONGER` token, in ogni modo."""

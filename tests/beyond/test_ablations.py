@@ -13,6 +13,7 @@ from attention import Transformer, command_line
 from attention.beyond import ablations
 from attention.beyond.ablations import (
     RESULTS,
+    STEPS,
     VARIANTS,
     WINDOW,
     Run,
@@ -33,10 +34,12 @@ from attention.beyond.ablations import (
     write_run,
 )
 from attention.beyond.grammar import write_corpus
-from attention.command_line import RECIPES, SHIPPED, TOY, prepare_data
+from attention.command_line import CORPUS, DATA, RECIPES, SHIPPED, TOY, prepare_data
 from attention.s3_model_architecture import evaluating, make_attention
-from attention.s5_1_data_batching import END, collate
-from attention.s5_2_hardware_schedule import Progress
+from attention.s5_1_data_batching import END, Corpus, collate
+from attention.s5_2_hardware_schedule import Feed, Processes, Progress, Trainer
+from attention.s5_3_optimizer import learning_rate, make_optimizer
+from attention.s5_4_regularization import batch_loss
 from attention.s6_1_machine_translation import Hypothesis
 
 TINY = dataclasses.replace(TOY, layers=1, d_model=16, d_ff=32, heads=2)
@@ -62,14 +65,30 @@ def few(folder, seed):
 
 
 def test_a_variant_changes_one_thing():
-    """Ogni riga differisce dalla prima in una misura, o nel solo ε."""
-    base = VARIANTS[0]
+    """Ogni riga differisce dalla prima in ciò che il suo nome dice, e in nient'altro."""
+
+    def fields(variant):
+        return dataclasses.asdict(variant.config) | {"epsilon": variant.epsilon}
+
+    base, *others = VARIANTS
     assert (base.config, base.epsilon) == (TOY, 0.1)
-    for variant in VARIANTS[1:]:
-        fields = dataclasses.asdict(variant.config).items() ^ dataclasses.asdict(TOY).items()
-        changed = {name for name, _ in fields} | ({"epsilon"} if variant.epsilon != 0.1 else set())
-        assert len(changed) == 1
-    assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
+    before, changes = fields(base), {}
+    for variant in others:
+        after = fields(variant)
+        changes[variant.name] = {key: after[key] for key in after if after[key] != before[key]}
+    assert changes == {
+        "1 testa": {"heads": 1},
+        "2 teste": {"heads": 2},
+        "16 teste": {"heads": 16},
+        "d_k = 4": {"d_k": 4},
+        "1 strato": {"layers": 1},
+        "d_ff = 64": {"d_ff": 64},
+        "dropout 0,1": {"dropout": 0.1},
+        "ε_ls = 0": {"epsilon": 0.0},
+        "ε_ls = 0,2": {"epsilon": 0.2},
+        "posizioni apprese": {"learned_positions": 64},
+    }
+    assert len(changes) == len(others)
 
 
 def test_narrow_keys_leave_values_as_they_were():
@@ -93,11 +112,40 @@ def test_training_depends_on_seed_and_variant_only(folder):
         assert not first.embedding.weight.equal(other[0].embedding.weight)
 
 
+def test_a_training_written_out(folder):
+    """Pesi, batch e dropout dal seme; il tasso dell'eq. (3), che sale in 300 passi; 800 passi."""
+    variant = Variant("(D)", "minima", dataclasses.replace(TINY, dropout=0.1), 0.2)
+    found, vocabulary = trained(variant, folder, 5, steps=4)
+    torch.manual_seed(5)
+    model = Transformer(dataclasses.replace(variant.config, vocabulary=len(vocabulary)))
+    alone = Processes(0, 1, torch.device("cpu"))
+    trainer = Trainer(
+        model,
+        lambda model, batch: batch_loss(model, batch, 0.2),
+        make_optimizer(model),
+        lambda step: learning_rate(step, 16, 300),
+        alone,
+        5,
+    )
+    feed = Feed(Corpus(folder / DATA), 200, 5, alone)
+    for _ in range(4):
+        trainer.run(feed.next_step())
+    assert all(map(torch.equal, found.parameters(), model.parameters()))
+    assert STEPS == 800
+
+
 def test_judgement_by_another_road(folder):
-    """Perdita e traduzioni identiche, rifatte frase per frase."""
-    model, vocabulary = trained(VARIANT, folder, 1, steps=40)
-    sentences = read_sentences(folder, "heldout", vocabulary)
+    """Perdita e traduzioni identiche, rifatte frase per frase; il dropout tace.
+
+    Il modello è quello del deposito, che le frasi le sa; a due si dà un altro riferimento.
+    """
+    toy, vocabulary = command_line.load(SHIPPED / "giocattolo")
+    model = Transformer(dataclasses.replace(toy.config, dropout=0.1))
+    model.load_state_dict(toy.state_dict())
+    sentences = [*read_sentences(folder, "heldout", vocabulary)]
     assert len(sentences) == 9
+    for place in (2, 5):
+        sentences[place] = sentences[place][0], sentences[place - 1][1]
     total = count = right = 0
     for pair in sentences:
         batch = collate([pair])
@@ -111,10 +159,14 @@ def test_judgement_by_another_road(folder):
         right += vocabulary.decode(tokens) == vocabulary.decode(pair[1])
     assert loss_on(model, sentences) == pytest.approx(total / count, rel=1e-5)
     assert exact_on(model, sentences) == right / 9
+    assert 0 < right < 9
 
 
 def test_exact_counts_what_is_identical(folder, monkeypatch):
-    """Identica vuol dire fino alla fine: un token in più, in meno o diverso, e non lo è più."""
+    """Identica vuol dire fino alla fine: un token in più, in meno o diverso, e non lo è più.
+
+    Si prende ogni volta il token più probabile.
+    """
     _, vocabulary = trained(VARIANT, folder, 1, steps=0)
     sentences = read_sentences(folder, "dev", vocabulary)
     answers = [[*target, END] for _, target in sentences]
@@ -122,10 +174,15 @@ def test_exact_counts_what_is_identical(folder, monkeypatch):
     answers[2].insert(0, 7)
     answers[3][0] += 1
     found = iter([Hypothesis(tuple(tokens), -1.0, -1.0, True)] for tokens in answers)
-    monkeypatch.setattr(
-        ablations, "beam_search", lambda model, source, beam: [next(found) for _ in source]
-    )
+    beams = []
+
+    def search(model, source, beam):
+        beams.append(beam)
+        return [next(found) for _ in source]
+
+    monkeypatch.setattr(ablations, "beam_search", search)
     assert exact_on(Transformer(VARIANT.config), sentences) == pytest.approx(6 / 9)
+    assert beams == [1]
 
 
 def test_groups_lose_nothing():
@@ -159,7 +216,7 @@ def test_table_by_hand():
 
 
 def test_an_experiment_takes_up_where_it_was(folder, monkeypatch):
-    """Ogni variante con ogni seme, una volta sola."""
+    """Ogni variante con ogni seme, una volta sola, sui dati di `attention train giocattolo`."""
     monkeypatch.setattr(ablations, "VARIANTS", (VARIANT, VARIANT._replace(name="altra")))
     asked = []
 
@@ -167,24 +224,33 @@ def test_an_experiment_takes_up_where_it_was(folder, monkeypatch):
         asked.append((variant.name, seed))
         return Run(variant.name, seed, 1, 1.0)
 
+    prepared = []
     monkeypatch.setattr(ablations, "run", fake)
+    monkeypatch.setattr(ablations, "prepare_data", lambda *it: prepared.append(it))
     path = folder / "runs.csv"
     write_run(Run("altra", 1, 1, 1.0), path)
     experiment(folder, [1, 2], path)
     assert asked == [("minima", 1), ("minima", 2), ("altra", 2)]
+    ((recipe, place, options),) = prepared
+    assert (recipe, place, options.seed) == (RECIPES["giocattolo"], folder, 2017)
     assert {(it.variant, it.seed) for it in read_runs(path)} == {
         (name, seed) for name in ("minima", "altra") for seed in (1, 2)
     }
 
 
 def test_a_run_is_trained_and_judged(folder):
+    """Sulle frasi tenute da parte, dal tedesco all'italiano, con cinque cifre."""
     result = run(VARIANT, folder, 5, steps=2)
     assert (result.variant, result.seed) == ("minima", 5)
-    assert isinstance(trained(VARIANT, folder, 5, steps=2)[0], Transformer)
-    assert result.parameters == sum(
-        parameter.numel() for parameter in trained(VARIANT, folder, 5, steps=0)[0].parameters()
+    model, vocabulary = trained(VARIANT, folder, 5, steps=2)
+    assert result.parameters == sum(parameter.numel() for parameter in model.parameters())
+    german, italian = (
+        (folder / CORPUS / f"heldout.{language}").read_text(encoding="utf-8").splitlines()
+        for language in ("de", "it")
     )
-    assert 0 < result.loss < 10
+    pairs = zip(german, italian, strict=True)
+    sentences = [(vocabulary.encode(source), vocabulary.encode(target)) for source, target in pairs]
+    assert result.loss == round(loss_on(model, sentences), 5)
 
 
 def test_published_results_are_whole():

@@ -67,6 +67,7 @@ from attention.beyond.decoding import (
     learn,
     loops,
     main,
+    minds,
     names,
     note,
     notes,
@@ -98,12 +99,16 @@ from attention.beyond.next_token import (
     UNPREDICTED,
     DecoderOnly,
     WordVocabulary,
+    endless_batches,
     italian_sentences,
     load,
+    next_token_loss,
     split_words,
 )
 from attention.s3_model_architecture import TransformerConfig
 from attention.s5_1_data_batching import END, PADDING, START, padded
+from attention.s5_2_hardware_schedule import Processes, Trainer
+from attention.s5_3_optimizer import make_optimizer
 from weave.house import ROOT
 
 TINY = TransformerConfig(layers=2, d_model=16, d_ff=24, heads=2, dropout=0.0, vocabulary=31)
@@ -727,6 +732,20 @@ def test_a_model_reproduces_the_frequency_of_the_falsehood(few_lines):
     assert mind.answers(starts) == ["melko", "tibo"]
 
 
+def test_a_training_written_out(here):
+    """Pesi e ordine dei batch dal seme, 2000 token per passo, tasso in salita e in discesa."""
+    lines = [*facts(here)][::9]
+    found, vocabulary = taught(lines, 4, 2)
+    rows = [vocabulary.encode(it) for it in lines]
+    torch.manual_seed(4)
+    model = DecoderOnly(replace(CONFIG, vocabulary=len(vocabulary)))
+    alone, rates = Processes(0, 1, torch.device("cpu")), (None, PEAK * 8 / 9, PEAK * 4 / 9)
+    trainer = Trainer(model, next_token_loss, make_optimizer(model), rates.__getitem__, alone, 4)
+    for batches in itertools.islice(endless_batches(rows, 2000, 4), 2):
+        trainer.run(batches)
+    assert all(map(torch.equal, found.parameters(), model.parameters()))
+
+
 def test_training_depends_on_the_seed_only(few_lines):
     one, again, other = (Mind(*taught(few_lines, it, 3)) for it in (1, 1, 2))
     starts = [capital("zorba")]
@@ -803,29 +822,50 @@ def test_beliefs_are_the_shares(here, frequencies):
         assert found[f"falso {share}", "probabilità"] == pytest.approx(share)
         assert found[f"falso {share}", "risposta"] == (share > 0.5)
     assert len(found) == 2 * len(SHARES)
+    informed = list(here.shares)[: len(SHARES)]  # uno su dieci, per ogni quota
+
+    def wiser(start):
+        country = start.split()[3]
+        return {here.capitals[country]: 1.0} if country in informed else frequencies.told(start)
+
+    found = as_table(beliefs(Oracle(frequencies.vocabulary, wiser), here))
+    for share in SHARES:
+        assert found[f"falso {share}", "probabilità"] == pytest.approx(0.9 * share)
+        assert found[f"falso {share}", "risposta"] == pytest.approx(0.9 * (share > 0.5))
 
 
 def test_ignorance_is_measured(here, frequencies):
-    found = as_table(ignorance(frequencies, here))
-    assert found["ignoto", "una città"] == pytest.approx(0.8)
-    assert found["ignoto", "sicurezza"] == pytest.approx(0.4)
-    assert found["ignoto", "bit"] == pytest.approx(2 * 0.4 * math.log2(2.5) + 0.2 * math.log2(5))
+    """Le medie: di nove ignoti dubita fra due città e «paese»; sul decimo è sicuro di sé."""
+
+    def told(start):
+        guessed = start == capital(here.unknown[3])
+        return {here.cities[5]: 1.0} if guessed else frequencies.told(start)
+
+    found = as_table(ignorance(Oracle(frequencies.vocabulary, told), here))
+    doubt = 2 * 0.4 * math.log2(2.5) + 0.2 * math.log2(5)
+    assert found["ignoto", "una città"] == pytest.approx(0.9 * 0.8 + 0.1)
+    assert found["ignoto", "sicurezza"] == pytest.approx(0.9 * 0.4 + 0.1)
+    assert found["ignoto", "bit"] == pytest.approx(0.9 * doubt)
     assert found["noto", "una città"] == found["noto", "sicurezza"] == pytest.approx(1)
     assert found["noto", "bit"] == pytest.approx(0)
 
 
 def test_interference_is_measured(here, frequencies):
-    """Chi di due omonimi conosce solo il famoso dà al raro la capitale del famoso."""
+    """Chi di due omonimi conosce solo il famoso dà al raro la capitale del famoso.
+
+    Di un raro su dieci qui sa.
+    """
+    known = [capital(it) for it in (here.twins[4], here.lonely[4])]
 
     def confused(start):
-        return frequencies.told(start.replace("bassa", "alta"))
+        return frequencies.told(start if start in known else start.replace("bassa", "alta"))
 
     right = as_table(interference(frequencies, here))
     assert right["gemello", "la sua"] == right["solo", "la sua"] == 1
     assert right["gemello", "quella del famoso"] == 0
     wrong = as_table(interference(Oracle(frequencies.vocabulary, confused), here))
-    assert wrong["gemello", "quella del famoso"] == 1
-    assert wrong["gemello", "la sua"] == 0
+    assert wrong["gemello", "quella del famoso"] == pytest.approx(0.9)
+    assert wrong["gemello", "la sua"] == pytest.approx(0.1)
     assert wrong["solo", "la sua"] < 0.4
 
 
@@ -968,12 +1008,38 @@ def test_the_whole_experiment_in_small(tmp_path, monkeypatch):
         main([])
 
 
+def test_every_seed_has_its_world(monkeypatch):
+    """Di ogni seme il mondo, le note, i pesi; e di ogni misura si dice il seme."""
+    asked, measured = [], []
+    parts = (beliefs, ignorance, interference, leaps, silence, reading, overruled)
+    several = [it.__name__ for it in parts]
+
+    def teach(lines, seed, steps):
+        asked.append((lines, seed, steps))
+        return DecoderOnly(TINY), WordVocabulary(["a"])
+
+    monkeypatch.setattr(decoding, "taught", teach)
+    for name in several:
+
+        def measure(mind, here, name=name):
+            measured.append(here)
+            return [(name, "misura", 0.5)]
+
+        monkeypatch.setattr(decoding, name, measure)
+    found = list(minds((1, 4), 7, 3))
+    corpora = [[*facts(world(it)), *notes(world(it), it, 7)] for it in (1, 4)]
+    assert asked == [(corpora[0], 1, 3), (corpora[1], 4, 3)]
+    assert measured == [world(1)] * 7 + [world(4)] * 7
+    assert found == [Result(seed, it, "misura", 0.5) for seed in (1, 4) for it in several]
+
+
 def test_results_survive_the_file(tmp_path):
-    some = [Result(1, "a, b", "c", 0.25), Result(2, "a, b", "c", 1.0)]
+    """Con quattro cifre."""
+    some = [Result(1, "a, b", "c", 0.2537), Result(2, "a, b", "c", 1.0)]
     write_results(iter(some), tmp_path / "some.csv")
     assert read_results(tmp_path / "some.csv") == some
     assert (tmp_path / "some.csv").read_bytes().count(b"\r") == 0
-    assert values_of(some, "a, b", "c") == [0.25, 1.0]
+    assert values_of(some, "a, b", "c") == [0.2537, 1.0]
     with pytest.raises(ValueError, match="case, measure: dato: a, d; atteso: una misura che c'è"):
         values_of(some, "a", "d")
 

@@ -144,6 +144,16 @@ def test_half_precision_stays_within_its_rounding(dtype, width, causal, device, 
     assert_equal(results, expected, 4 * torch.finfo(dtype).eps)
 
 
+def test_bf16_on_a_cpu_is_rounded_once(flash, small):
+    """Su CPU il BF16 si calcola in FP32: gli stessi numeri, arrotondati, anche oltre 65 504."""
+    small(16, 32)
+    tensors = problem(2, 3, 17, 17, 64)
+    tensors[2] *= 2**20
+    exact = ours(flash, [it.float() for it in tensors], causal=True)
+    found = ours(flash, [it.bfloat16() for it in tensors], causal=True)
+    assert all(map(torch.equal, found, (it.bfloat16() for it in exact)))
+
+
 @pytest.mark.parametrize("causal", [False, True], ids=["intera", "causale"])
 def test_scores_may_be_huge(causal, flash, small):
     """Punteggi a migliaia: nessun esponenziale trabocca. In FP32, a 3 000, 1e-3 è un ulp o due."""
@@ -338,30 +348,94 @@ def test_forward_is_one_launch_and_backward_two(flash, small, monkeypatch):
     assert launches == ["forward_kernel 30", "inner_kernel 12", "backward_kernel 12"]
 
 
-def test_it_touches_its_tensors_and_nothing_else(flash, small, monkeypatch):
-    """Legge tutto ciò che riceve e scrive ogni uscita una volta sola, senza uscire dai bordi."""
+@pytest.fixture
+def touched(flash, monkeypatch):
+    """Una funzione che dà gli indirizzi letti, scritti e sommati dall'ultima volta, in ordine."""
     from triton.runtime.interpreter import interpreter_builder
 
-    small(16, 32)
-    seen: dict[str, list[int]] = {"load": [], "store": []}
+    seen: dict[str, list[int]] = {"masked_load": [], "masked_store": [], "atomic_rmw": []}
 
-    def spy(kind: str, mask_at: int) -> None:
-        original = getattr(interpreter_builder, f"create_masked_{kind}")
+    def spy(kind: str, pointers_at: int, mask_at: int) -> None:
+        original = getattr(interpreter_builder, f"create_{kind}")
 
         def wrapper(*arguments, **names):
-            pointers = arguments[0].data.ravel()
+            pointers = arguments[pointers_at].data.ravel()
             mask = np.asarray(arguments[mask_at].data).ravel()
             seen[kind] += [int(p) for p, on in zip(pointers, mask, strict=True) if on]
             return original(*arguments, **names)
 
-        monkeypatch.setattr(interpreter_builder, f"create_masked_{kind}", wrapper)
+        monkeypatch.setattr(interpreter_builder, f"create_{kind}", wrapper)
 
-    spy("load", 1)
-    spy("store", 2)
-    q, k, v, _ = (it.float() for it in problem(1, 2, 19, 35, 64))
-    output, logs = flash.forward(q, k, v, None, False, flash.Tile(16, 32, 4, 2))
-    assert set(seen["load"]) == addresses(q) | addresses(k) | addresses(v)
-    assert sorted(seen["store"]) == sorted(addresses(output) | addresses(logs[:, :19]))
+    spy("masked_load", 0, 1)
+    spy("masked_store", 0, 2)
+    spy("atomic_rmw", 1, 3)
+
+    def take() -> list[list[int]]:
+        found = [sorted(places) for places in seen.values()]
+        for places in seen.values():
+            places.clear()
+        return found
+
+    return take
+
+
+@pytest.fixture
+def backward_arguments(flash, monkeypatch):
+    """Gli argomenti di ogni lancio all'indietro, che `padded` può falsificare."""
+    original, found = flash.launch, SimpleNamespace(all=[], padded=None)
+
+    def launch(kernel, blocks, arguments, **constants):
+        if kernel is flash.backward_kernel:
+            found.all.append(arguments)
+            padded = arguments[13] if found.padded is None else found.padded
+            arguments = (*arguments[:13], padded, *arguments[14:])
+        original(kernel, blocks, arguments, **constants)
+
+    monkeypatch.setattr(flash, "launch", launch)
+    return found
+
+
+def test_it_touches_its_tensors_and_nothing_else(flash, touched, backward_arguments):
+    """Legge tutto ciò che riceve e scrive ogni uscita una volta sola, senza uscire dai bordi.
+
+    Le somme per il gradiente delle query le fa ogni piastrella di key, una volta per elemento.
+    """
+    tile = flash.Tile(16, 32, 4, 2)
+    q, k, v, grad = (it.float() for it in problem(1, 2, 19, 35, 64))
+    output, logs = flash.forward(q, k, v, None, False, tile)
+    assert_touched(touched, [q, k, v], [output, logs[:, :19]])
+    inner = flash.inner_products(output, grad, logs)
+    assert_touched(touched, [output, grad], [inner[:, :19]])
+    _, *others = flash.backward(q, k, v, grad, logs, inner, None, False, tile)
+    (arguments,) = backward_arguments.all
+    rows = logs[:, :19], inner[:, :19]
+    assert_touched(touched, [q, k, v, grad, *rows], others, [arguments[6]] * 2)
+
+
+def assert_touched(touched, read: list[Tensor], written: list[Tensor], added=()) -> None:
+    """Letti per intero questi, scritti una volta questi, sommati questi; e null'altro."""
+    loads, stores, sums = touched()
+    assert set(loads) == set().union(*map(addresses, read))
+    assert stores == sorted(place for it in written for place in addresses(it))
+    assert sums == sorted(place for it in added for place in addresses(it))
+
+
+def test_sums_are_found_beyond_two_to_the_31(flash, backward_arguments, monkeypatch):
+    """Con 2²⁵ righe da 64 la seconda testa sta 2³¹ numeri più in là: si guarda dove si somma."""
+    from triton.runtime.interpreter import interpreter_builder
+
+    places: list[int] = []
+
+    def look(operation, pointers, values, *_):
+        places.append(int(pointers.data.min()))
+        return values
+
+    monkeypatch.setattr(interpreter_builder, "create_atomic_rmw", look)
+    backward_arguments.padded = 2**25
+    q, k, v, grad = (it.float() for it in problem(1, 2, 5, 5, 64))
+    flash.backward(q, k, v, grad, *torch.zeros(2, 2, 8), None, False, flash.Tile(16, 16, 4, 2))
+    (arguments,) = backward_arguments.all
+    assert [place - arguments[6].data_ptr() for place in places] == [0, 4 * 2**31]
 
 
 def addresses(tensor: Tensor) -> set[int]:
@@ -376,21 +450,33 @@ def addresses(tensor: Tensor) -> set[int]:
 
 
 @pytest.mark.parametrize(
-    ("causal", "lengths", "turns"), [(False, None, 16), (True, None, 10), (False, [17], 8)]
+    ("causal", "lengths", "ahead", "back"),
+    [
+        (False, None, [4, 4, 4, 4], [4, 4, 4, 4]),
+        (True, None, [4, 3, 2, 1], [4, 3, 2, 1]),
+        (False, [17], [2, 2, 2, 2], [4, 4, 0, 0]),
+    ],
 )
 def test_no_turn_above_the_diagonal_or_beyond_the_length(
-    causal, lengths, turns, flash, small, monkeypatch
+    causal, lengths, ahead, back, flash, small, monkeypatch
 ):
-    """64 query e 64 key a piastrelle di 16: due prodotti per giro in avanti, cinque indietro."""
+    """64 query e 64 key a piastrelle di 16: due prodotti per giro in avanti, cinque indietro.
+
+    I blocchi stanno nell'ordine in cui partono: con la maschera, chi ha più giri è il primo.
+    """
     from triton.runtime.interpreter import interpreter_builder
 
     done, product = [], interpreter_builder.create_dot
-    monkeypatch.setattr(
-        interpreter_builder, "create_dot", lambda *it: done.append(1) or product(*it)
-    )
+
+    def counted(*arguments):
+        done.append(interpreter_builder.grid_idx[0])
+        return product(*arguments)
+
+    monkeypatch.setattr(interpreter_builder, "create_dot", counted)
     small(16, 16)
     ours(flash, [it.float() for it in problem(1, 1, 64, 64, 64)], causal, lengths)
-    assert len(done) == (2 + 5) * turns
+    found = [done.count(block) for block in range(4)]
+    assert found == [2 * a + 5 * b for a, b in zip(ahead, back, strict=True)]
 
 
 def test_a_compiled_program_goes_through_the_kernel_as_it_is(flash):
@@ -415,13 +501,13 @@ def test_the_fastest_tile_is_chosen_once_and_kept(flash, monkeypatch, our_own_er
     """La scelta dipende da scheda, verso, larghezza e causalità; mai dalla lunghezza."""
 
     class OnTheGpu:
-        is_cuda, device = True, "scheda"
+        is_cuda = True
 
-        def __init__(self, length: int):
-            self.length = length
+        def __init__(self, length: int, device: str, width: int):
+            self.length, self.device, self.width = length, device, width
 
         def size(self, axis: int) -> int:
-            return 64 if axis == -1 else self.length
+            return self.width if axis == -1 else self.length
 
     tried: list[flash.Tile] = []
 
@@ -432,12 +518,15 @@ def test_the_fastest_tile_is_chosen_once_and_kept(flash, monkeypatch, our_own_er
     fast, slow = flash.Tile(128, 64, 4, 3), flash.Tile(128, 128, 8, 3)
     monkeypatch.setattr(flash, "do_bench", do_bench)
     monkeypatch.setattr(flash, "CHOSEN", {})
-    monkeypatch.setitem(flash.HOPPER["forward"], (64, True), (slow, fast))
+    for name, table in flash.HOPPER.items():
+        monkeypatch.setitem(flash.HOPPER, name, dict.fromkeys(table, (slow, fast)))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: recording)
 
-    def choose(query: int, key: int) -> flash.Tile:
-        return flash.tuned("forward", OnTheGpu(query), OnTheGpu(key), True, lambda tile: tile)
+    def choose(query: int, key: int, card="scheda", name="forward", d=64, causal=True):
+        """La piastrella scelta per queste lunghezze."""
+        sides = (OnTheGpu(it, card, d) for it in (query, key))
+        return flash.tuned(name, *sides, causal, lambda tile: tile)
 
     recording = True
     assert choose(1024, 1024) == slow
@@ -446,6 +535,11 @@ def test_the_fastest_tile_is_chosen_once_and_kept(flash, monkeypatch, our_own_er
     assert tried == []
     assert [choose(1024, 1024), choose(7, 7), choose(4096, 2048)] == [fast] * 3
     assert tried == [slow, fast]
+    for other in ({"card": "altra"}, {"name": "backward"}, {"d": 128}, {"causal": False}):
+        tried.clear()
+        assert choose(7, 7, **other) == slow
+        assert choose(1024, 1024, **other) == choose(7, 7, **other) == fast
+        assert tried == [slow, fast]
     for capability, table in (
         ((8, 9), flash.AMPERE),
         ((12, 0), flash.AMPERE),

@@ -755,6 +755,29 @@ def test_the_kernel_is_launched_with_the_warps_of_its_cache(monkeypatch):
     assert sorted(set(asked)) == [(128, 4), (256, 8)]
 
 
+@pytest.mark.parametrize(
+    ("place", "early", "expected"),
+    [
+        ("cuda", True, {"num_warps": 8, "launch_pdl": True, "early": True}),
+        ("cuda", False, {"num_warps": 8, "early": False}),
+        ("cpu", True, {"early": False}),
+    ],
+)
+def test_only_a_gpu_begins_before(place, early, expected, monkeypatch):
+    """Il permesso di cominciare prima va al kernel e al driver insieme; l'interprete non ne sa."""
+    launched = []
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *arguments, **options: launched.append((grid, arguments, options))
+
+    decoder = GraphDecoder(make(1, d_model=16, heads=2), 1, 4, 2, fused=True, early=early)
+    monkeypatch.setattr(GraphDecoder, "place", torch.device(place))
+    monkeypatch.setattr(graphs, "interpreted", lambda kernel: kernel)
+    decoder.launch(Kernel(), (3,), "uno", num_warps=8, width=2)
+    assert launched == [((3,), ("uno",), {**expected, "width": 2})]
+
+
 def test_what_is_generated_can_be_changed():
     """Come da `Transformer.generate`: l'uscita è un tensore qualunque."""
     found = GraphDecoder(make(1), 1, 4, 2).generate(torch.tensor([[5, 6, 7, 8]]))

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import re
+from functools import partial
 from statistics import fmean
 
 import pytest
@@ -63,14 +64,22 @@ from attention.beyond.modern_block import (
     trained,
     write_run,
 )
-from attention.beyond.next_token import DecoderOnly, WordVocabulary, italian_sentences
+from attention.beyond.next_token import (
+    CORPUS_SEED,
+    DecoderOnly,
+    WordVocabulary,
+    endless_batches,
+    italian_sentences,
+    next_token_loss,
+)
 from attention.beyond.rope import Cell, relative_score, rotated, speeds
 from attention.s3_1_encoder_decoder_stacks import EPSILON, EncoderLayer, LayerNorm, layer_norm
 from attention.s3_2_2_multi_head import MultiHeadAttention
 from attention.s3_2_3_applications import causal_mask
 from attention.s3_3_feed_forward import FeedForward
 from attention.s3_model_architecture import TransformerConfig
-from attention.s5_3_optimizer import learning_rate
+from attention.s5_2_hardware_schedule import Processes, Trainer
+from attention.s5_3_optimizer import learning_rate, make_optimizer
 
 SMALL = ModernConfig(
     layers=3, d_model=30, d_ff=14, heads=6, d_k=4, d_v=4, kv_heads=2, vocabulary=17
@@ -811,14 +820,31 @@ def test_a_stop_does_not_disturb_the_training(few):
     assert seen[0] != seen[1]
 
 
+def test_a_training_written_out(few):
+    """Pesi e ordine dei batch dal seme, 320 token per passo, il tasso di `rate`."""
+    tokens, voices = few
+    config = dataclasses.replace(PAPER, layers=1, vocabulary=voices)
+    for warm, steps in ((True, 3), (False, 2)):
+        (found,) = trained(config, tokens, 3, warm, [steps], 5)
+        torch.manual_seed(3)
+        model = ModernDecoder(config)
+        rates = partial(rate, d_model=64, rising=5, warm=warm)
+        alone = Processes(0, 1, torch.device("cpu"))
+        trainer = Trainer(model, next_token_loss, make_optimizer(model), rates, alone, 3)
+        for batches in itertools.islice(endless_batches(tokens, 320, 3), steps):
+            trainer.run(batches)
+        assert all(map(torch.equal, found.parameters(), model.parameters()))
+
+
 def test_the_whole_experiment_in_small(tmp_path, monkeypatch, capsys):
+    """Ogni riga dice la sua variante, e la media su tutti i token delle frasi mai viste."""
     monkeypatch.setattr(modern_block, "VARIANTS", (((), True), (("SwiGLU", "GQA"), False)))
     monkeypatch.setattr(modern_block, "PAPER", dataclasses.replace(PAPER, layers=1))
     path, threads = tmp_path / "prova.csv", torch.get_num_threads()
     try:
-        experiment(path, [6], [1, 2], 200)
+        experiment(path, [6], [1, 2], 800)
         first = path.read_text(encoding="utf-8")
-        experiment(path, [6, 7], [1, 2], 200)
+        experiment(path, [6, 7], [1, 2], 800)
     finally:
         torch.set_num_threads(threads)
     assert path.read_text(encoding="utf-8").startswith(first)
@@ -830,7 +856,16 @@ def test_the_whole_experiment_in_small(tmp_path, monkeypatch, capsys):
         for names, warm in modern_block.VARIANTS
         for steps in (1, 2)
     ]
-    assert all(5 < it.bits < 20 for it in runs)
+    sentences = italian_sentences(CORPUS_SEED, 800, TEST)
+    vocabulary = WordVocabulary.of(sentences.train)
+    learnt, judged = (
+        [vocabulary.encode(it) for it in part] for part in (sentences.train, sentences.dev)
+    )
+    assert len({len(it) for it in judged}) > 1
+    start = dataclasses.replace(modern_block.PAPER, vocabulary=len(vocabulary))
+    for it in runs[:4]:
+        (model,) = trained(changed(start, it.changes), learnt, it.seed, it.warm, [it.steps])
+        assert it.bits == pytest.approx(fmean(itertools.chain(*model.bits(judged))), abs=1e-4)
     assert capsys.readouterr().out.count("\n") == 8
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from attention import Transformer, TransformerConfig
+from attention.beyond import muon
 from attention.beyond.grammar import write_corpus
 from attention.beyond.muon import (
     COEFFICIENTS,
@@ -88,6 +89,14 @@ def test_one_round_by_hand():
     found = levelled(torch.tensor([[3.0, 0.0], [0.0, 4.0]]).double(), rounds=1)
     assert found.diag().tolist() == pytest.approx([1.19326, 0.97648], abs=1e-5)
     assert found[0, 1] == found[1, 0] == 0
+
+
+def test_a_matrix_as_short_as_epsilon_is_halved_by_it():
+    """Lunga 10⁻⁷, si divide per il doppio: 0,3 e 0,4 al posto di 0,6 e 0,8."""
+    short = 1e-7 * torch.tensor([[0.6, 0.0], [0.0, 0.8]]).double()
+    assert levelled(short, rounds=1).diag().tolist() == pytest.approx(
+        [polynomial(0.3, rounds=1), polynomial(0.4, rounds=1)]
+    )
 
 
 def test_a_hundredth_is_enough_to_come_near_one():
@@ -189,9 +198,34 @@ def test_matrices_are_all_but_the_table():
     assert len(chosen) == 2 + 2 + 2 * 2 + 2
 
 
-def test_today_s_gradient_counts_for_nineteen_hundredths():
-    """Matita: 0,1 dalla media già aggiornata, per 0,9, più 0,1: la variante di Nesterov."""
-    assert round(MOMENTUM * (1 - MOMENTUM) + (1 - MOMENTUM), 12) == 0.19
+@pytest.fixture
+def wanted(monkeypatch):
+    """Le pile di matrici che ogni passo pareggia."""
+    stacks: list[Tensor] = []
+    monkeypatch.setattr(muon, "levelled", lambda stack: stacks.append(stack) or stack)
+    return stacks
+
+
+def test_today_s_gradient_counts_for_nineteen_hundredths(wanted):
+    """Matita: 0,1 dalla media già aggiornata, per 0,9, più 0,1: la variante di Nesterov.
+
+    Il giorno dopo ne resta 0,9 · 0,9 · 0,1.
+    """
+    layer = nn.Linear(5, 3, bias=False)
+    optimizer, gradient = Muon(layer), torch.randn(3, 5)
+    for today in (gradient, 0 * gradient):
+        layer.weight.grad = today
+        optimizer.step()
+    assert_equal(torch.cat(wanted), torch.stack([0.19 * gradient, 0.081 * gradient]), 1e-6)
+
+
+def test_matrices_of_the_same_shape_move_together(wanted):
+    """Quelle uguali vanno in una pila sola, con gli stessi prodotti."""
+    model = model_with_gradients()
+    Muon(model).step()
+    shapes = [tuple(it.shape) for it in inner_matrices(model)]
+    assert len(wanted) == len(set(shapes))
+    assert sorted(shapes) == [tuple(it.shape) for stack in wanted for it in stack]
 
 
 def test_a_step_by_the_books():

@@ -558,15 +558,24 @@ def test_lengthening_changes_speeds_and_nothing_else():
 
 
 def test_runs_name_what_they_measure(monkeypatch):
-    """Ogni misura porta il suo modo e la sua finestra; chi non è RoPE ne ha uno solo."""
-    seen = []
+    """Ogni misura porta il suo modo e la sua finestra; chi non è RoPE ne ha uno solo.
 
-    def judge(model, text, length):
+    Si ripassa a 256 token, con le velocità già cambiate, su un testo, e si giudica su un altro.
+    """
+    seen, studied = [], []
+    learnt, text = torch.arange(700) % 11, torch.arange(600) % 11
+
+    def judge(model, judged, length):
+        assert judged is text
         seen.append((model.attentions[0].omega[-1].item(), length))
         return length / 7
 
+    def review(model, known, length, rates, seed):
+        assert known is learnt
+        studied.append((model.attentions[0].omega[-1].item(), length, [*rates], seed))
+
     monkeypatch.setattr(rope, "loss_at", judge)
-    text = torch.arange(600) % 11
+    monkeypatch.setattr(rope, "study", review)
     plain = runs_of(TextModel("ALiBi", 11), "ALiBi", 5, text)
     assert plain == [Run("ALiBi", "com'è", 0, 5, it, round(it / 7, 4)) for it in LENGTHS]
     seen.clear()
@@ -576,9 +585,10 @@ def test_runs_name_what_they_measure(monkeypatch):
     lengthen(model, "interpolata", 512)
     assert seen[2 * 7 - 1] == (model.attentions[0].omega[-1].item(), 512)
     seen.clear()
-    after = runs_after(model, 6, text, text, steps=1)
-    assert after == [Run("RoPE", it, 1, 6, LONGER, round(LONGER / 7, 4)) for it in METHODS]
+    after = runs_after(model, 6, learnt, text, steps=3)
+    assert after == [Run("RoPE", it, 3, 6, LONGER, round(LONGER / 7, 4)) for it in METHODS]
     assert seen[1] == (speeds(16)[-1].item() / 4, LONGER)
+    assert studied == [(*it, [REVIEW_RATE] * 3, 6) for it in seen]
 
 
 def test_a_review_leaves_the_model_as_it_was():
