@@ -173,6 +173,7 @@ def changed(found, where, value):
 
 INFO = ("benchmarks", 0, "extra_info")
 OURS = (*INFO, "contestants", "nostro")
+THEIRS = (*INFO, "contestants", "altri")
 STATS = ("benchmarks", 0, "stats")
 FP32 = ("ceilings", "gemm", "FP32")
 
@@ -199,6 +200,8 @@ FP32 = ("ceilings", "gemm", "FP32")
         ((*INFO, "device"), "tpu", "extra_info.device: \"tpu\"; atteso «cpu» o «cuda»"),
         ((*INFO, "device"), "cuda", "extra_info.device: \"cuda\"; atteso «cpu», se machine_info"),
         ((*INFO, "label"), " ", "extra_info.label: \" \"; atteso un testo non vuoto"),
+        (("machine_info", "cpu"), "x" * 201, "x...; atteso un testo non vuoto, di caratteri che "),
+        ((*INFO, "dtype"), "int4", "extra_info.dtype: \"int4\"; atteso uno fra float32, bfloat16"),
         ((*INFO, "flops"), 0, "extra_info.flops: 0; atteso un intero maggiore di 0"),
         ((*INFO, "shape", "n"), -1, "extra_info.shape[n]: -1; atteso un intero, almeno 0"),
         ((*INFO, "shape", "n"), 0, "extra_info.shape[n]: 0; atteso almeno 1"),
@@ -217,7 +220,8 @@ FP32 = ("ceilings", "gemm", "FP32")
         ((*INFO, "contestants"), {}, "extra_info.contestants: {}; atteso un oggetto non vuoto"),
         ((*OURS, "median"), -1.0, "contestants[nostro].median: -1.0; atteso un numero fra 1"),
         ((*OURS, "median"), 0.0007, "contestants[nostro].median: 0.0007; dagli altri campi"),
-        ((*OURS, "iqr"), -1e-9, "contestants[nostro].iqr: -1e-09; atteso un numero finito"),
+        ((*OURS, "iqr"), -1e-9, "contestants[nostro].iqr: -1e-09; atteso un numero fra 0 e 100000"),
+        ((*THEIRS, "iqr"), 1e300, "contestants[altri].iqr: 1e+300; atteso un numero fra 0 e 10000"),
         ((*OURS, "ratio"), 0.8, "contestants[nostro].ratio: 0.8; dagli altri campi viene 0.765"),
         ((*OURS, "gflops"), 9.9, "contestants[nostro].gflops: 9.9; dagli altri campi viene 0.74"),
         ((*OURS, "gemm_fraction"), 0.4, "contestants[nostro].gemm_fraction: 0.4; dagli altri"),
@@ -232,6 +236,8 @@ FP32 = ("ceilings", "gemm", "FP32")
         ((*STATS, "min"), 5, "stats.median: 0.000612; atteso fra 5 e 9.0, min e max"),
         ((*STATS, "max"), 1e-9, "stats.median: 0.000612; atteso fra 1e-05 e 1e-09, min e max"),
         ((*STATS, "rounds"), 1, "benchmarks[0].stats.rounds: 1; atteso fra 7 e 10000, giri"),
+        ((*STATS, "mean"), 9.5, "benchmarks[0].stats.mean: 9.5; atteso fra 1e-05 e 9.0, min e max"),
+        ((*STATS, "q3"), 1e-6, "benchmarks[0].stats.q3: 1e-06; atteso fra 1e-05 e 9.0, min e max"),
         ((*STATS, "iqr"), 9.5, "benchmarks[0].stats.iqr: 9.5; atteso fra 0.0 e 8.99"),
         ((*OURS, "iqr"), 1.1e-5, "contestants[nostro].iqr: 1.1e-05; atteso fra"),
         ((*OURS, "iqr"), 4e-6, "contestants[nostro].iqr: 4e-06; atteso fra"),
@@ -586,6 +592,7 @@ def test_a_verdict_written_by_a_contest_is_valid(proven):
         (("verdict",), "forse", 'proofs[nostro].verdict: "forse"; atteso «sì», «no» o «non'),
         (("verdict",), ..., "proofs[nostro].verdict: manca"),
         (("reason",), "lo dico io", 'proofs[nostro].reason: "lo dico io"; atteso «lo dicono:'),
+        (("error",), 1.5, "proofs[nostro].error: 1.5; atteso un numero fra 0 e 1 in proporzione"),
         (("product_error",), 3e-7, "product_error: 3e-07; atteso fra 0.0 e 2.0000"),
         (("evidence",), {}, "proofs[nostro].evidence: {}; atteso un oggetto non vuoto"),
         (("evidence",), SILENT, 'proofs[nostro].verdict: "sì"; atteso «non dimostrato»'),
@@ -663,6 +670,8 @@ def test_a_verdict_is_of_a_contestant_who_does_the_work(proven):
     for name in ("diverso", "nessuno"):
         found = changed(proven, (*INFO, "proofs", name), proofs["nostro"])
         assert f"proofs[{name}]: atteso il nome di un concorrente" in refusal(found)
+    rateless = changed(proven, (*OURS, "gflops"), None)
+    assert "proofs[nostro]: atteso il nome di un concorrente" in refusal(rateless)
     score = proven["benchmarks"][0]["extra_info"]["contestants"]["nostro"]
     score |= {"format": "FP8", "gemm_fraction": None}
     score["datasheet_fraction"] = score["gflops"] / peak(schema.GPUS[-1], "FP8") * 1e9
