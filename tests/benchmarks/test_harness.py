@@ -95,8 +95,9 @@ def test_work_waited_for_is_measured_once(gpu):
 
 def test_long_work_left_on_another_stream_is_counted(gpu):
     """Salvo ciò che si sovrappone allo svuotamento della cache: meno di due decimi di ms."""
-    seconds = stopwatch.timed(lambda: gpu.launch(3.0, "altra"))
-    assert 3e-3 - 0.17e-3 <= seconds <= 3e-3
+    for long in (3.0, 0.5):
+        seconds = stopwatch.timed(lambda long=long: gpu.launch(long, "altra"))
+        assert long - 0.17 <= seconds * 1e3 <= long
 
 
 def test_short_work_on_another_stream_escapes_the_timer(gpu):
@@ -105,8 +106,9 @@ def test_short_work_on_another_stream_escapes_the_timer(gpu):
 
 
 def test_work_queued_before_is_not_counted(gpu):
+    """Nemmeno se su un altro stream dura più a lungo: prima di cominciare si aspetta tutto."""
     gpu.launch(50.0)
-    gpu.launch(50.0, "altra")
+    gpu.launch(80.0, "altra")
     assert stopwatch.timed(lambda: gpu.launch(3.0)) == pytest.approx(3e-3, abs=1e-5)
 
 
@@ -148,6 +150,22 @@ def test_the_block_is_read_many_times_before_a_timed_call(monkeypatch):
 
 def test_the_swept_block_is_larger_than_every_cache_of_the_table():
     assert 2 * max(gpu.l2_mb for gpu in GPUS) * 1e6 <= stopwatch.SWEEP
+
+
+def test_on_a_cpu_a_call_is_repeated_before_it_is_timed(monkeypatch):
+    """Per `WARM_UP` secondi, e almeno una volta: chi dura meno della metà, chi il triplo."""
+    now, runs = [0.0], []
+    monkeypatch.setattr(stopwatch, "clock", lambda: now[0])
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: now[0])
+    for duration, repeated in ((stopwatch.WARM_UP / 2.5, 3), (3 * stopwatch.WARM_UP, 1)):
+        runs.clear()
+
+        def run(duration=duration):
+            runs.append(duration)
+            now[0] += duration
+
+        assert stopwatch.timed(run) == pytest.approx(duration)
+        assert len(runs) == repeated + 1
 
 
 # Lo stesso cronometro, su una GPU vera.
@@ -204,6 +222,9 @@ def test_on_a_gpu_a_warm_cache_gives_no_advantage():
         ("NVIDIA GeForce RTX 4090 Laptop GPU", "8.9", 76, 17.1, None),
         ("NVIDIA GH200 480GB", "9.0", 132, 102.0, None),
         ("NVIDIA L40S", "8.9", 142, 47.8, None),
+        ("NVIDIA H100", "9.0", 114, 85.0, None),
+        ("NVIDIA H100", "9.0", 132, 64.0, None),
+        ("NVIDIA H100", "8.9", 132, 85.0, None),
         ("NVIDIA A100 80GB PCIe", "8.0", 108, 85.1, None),
         ("NVIDIA A100-PCIE-80GB", "8.0", 108, 85.1, None),
         ("NVIDIA H200 NVL", "9.0", 132, 150.1, None),
@@ -272,6 +293,13 @@ def test_the_ceiling_is_the_fastest_size(monkeypatch):
     seconds = {16: 1.0, 32: 16.0}  # il lato 32 fa otto volte i conti in sedici volte il tempo
     monkeypatch.setattr(ceilings, "median", lambda run: seconds[run().size(0)])
     assert ceilings.fastest_product("FP32") == (2 * 16**3, 16)
+
+
+def test_a_ceiling_is_the_median_after_a_call_that_does_not_count(monkeypatch):
+    runs, seconds = [], iter([1.0, 2.0, 90.0, 3.0, 4.0, 5.0, 6.0])
+    monkeypatch.setattr(ceilings, "timed", lambda run: next(seconds))
+    assert ceilings.median(lambda: runs.append("di prova")) == 4.0
+    assert runs == ["di prova"]
 
 
 @pytest.mark.usefixtures("quick")

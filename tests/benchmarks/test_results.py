@@ -389,6 +389,19 @@ def test_a_forgery_within_the_limits_passes(measured, small, on_gpu):
         schema.check(forged(found, seconds=0.99, product=1.01))
 
 
+def test_the_product_of_a_contest_is_not_much_faster_than_that_of_the_session():
+    """Da un'ora all'altra una CPU cambia passo; di quattro volte, no."""
+    found = next(
+        it for it in map(schema.read, FILES) if "ceilings" in it and not schema.chip_of(it)
+    )
+    contest = found["benchmarks"][0]["extra_info"]
+    usual = found["ceilings"]["gemm"][schema.usual_format(contest)]["gflops"]
+    for times, told in ((3.9, 0), (4.1, 1)):
+        product = {**contest, "gemm_gflops": times * usual}
+        wrong = [it for it in schema.impossible(product, found, "") if ".gemm_gflops: " in it]
+        assert len(wrong) == told
+
+
 def test_operations_multiplied_by_ten_are_refused_where_ten_times_is_too_much(measured):
     measured["benchmarks"] = [
         entry for entry in measured["benchmarks"] if entry["group"] == "s3_3_feed_forward"
@@ -397,9 +410,13 @@ def test_operations_multiplied_by_ten_are_refused_where_ten_times_is_too_much(me
 
 
 def test_sessions_without_ceilings_have_limits_too(small):
+    """Del primo e del riferimento; degli altri non si sa se facessero il lavoro dichiarato."""
     assert "«nostro»: 748 GFLOP/s in FP32, oltre il limite di 8;" in refusal(
         forged(small, seconds=1e-3)
     )
+    contestants = small["benchmarks"][0]["extra_info"]["contestants"]
+    contestants["diverso"] = {**contestants["altri"], "median": 1e-6}
+    schema.check(forged(small))
 
 
 def test_a_card_whose_clock_goes_beyond_its_datasheet_is_not_refused(on_gpu):
@@ -453,6 +470,7 @@ def test_a_format_that_the_card_does_not_have_has_no_roof(on_gpu):
         ("Scheda ignota", FP32, {"gflops": 2e8, "size": 4096, "datasheet": None}, "1e+08 GFLOP/s"),
         ("Scheda ignota", ("ceilings", "copy_gbs"), 2e5, "1e+05 GB/s"),
         (None, ("ceilings", "copy_gbs"), 2e4, "1e+04 GB/s"),
+        (None, (*FP32, "gflops"), 3e4, "2e+04 GFLOP/s"),  # due core
     ],
 )
 def test_an_unknown_machine_has_limits_too(on_gpu, card, field, value, most):
@@ -497,6 +515,8 @@ def test_a_day_of_difference_between_time_zones_is_allowed(small, measured):
     tomorrow = datetime.date.today() + datetime.timedelta(days=1)
     for found, day in ((small, schema.FIRST_DAY), (measured, tomorrow)):
         schema.check({**found, "datetime": f"{day}T23:59:00+00:00"})
+    later = tomorrow + datetime.timedelta(days=2)  # uno in più, se intanto scocca la mezzanotte
+    assert "e non futura" in refusal({**measured, "datetime": f"{later}T00:00:00+00:00"})
 
 
 def test_times_of_a_contest_have_the_statistics_that_pytest_benchmark_gives_them(small):
@@ -784,13 +804,17 @@ def test_a_file_out_of_its_place_stops_the_page(drop, small, folder, name):
 @pytest.mark.usefixtures("from_there")
 @pytest.mark.parametrize(
     ("part", "value"),
-    [("cpu", "Intel(R) Xeon(R) CPU @ 2.20GHz"), ("system", "Darwin arm64")],
+    [
+        ("cpu", "Intel(R) Xeon(R) CPU @ 2.20GHz"),
+        ("gpu", "Scheda-Finta"),
+        ("system", "Darwin arm64"),
+    ],
 )
-def test_two_machines_in_a_folder_stop_the_page(drop, small, part, value):
-    drop(small)
-    machine = {**small["machine_info"], part: value}
-    drop({**small, "machine_info": machine, "datetime": "2026-06-13T10:00:00"})
-    with pytest.raises(SuperFencesException, match=rf"2026-06-13.*\n  machine_info\.{part}: "):
+def test_two_machines_in_a_folder_stop_the_page(drop, on_gpu, part, value):
+    drop(on_gpu)
+    machine = {**on_gpu["machine_info"], part: value}
+    drop({**on_gpu, "machine_info": machine, "datetime": "2026-11-27T10:00:00"})
+    with pytest.raises(SuperFencesException, match=rf"2026-11-27.*\n  machine_info\.{part}: "):
         misura("prova")
 
 
