@@ -34,6 +34,7 @@ FUSED = {
 COUNTS: dict[str, Callable[..., int]] = {
     "mv": lambda output, matrix, *_: 2 * matrix.numel(),
     "addmv": lambda output, start, matrix, *_: 2 * matrix.numel(),
+    "_addmm_activation": lambda output, start, x, *_: 2 * x.size(-1) * output.numel(),
     "_linear_pointwise": lambda output, x, *_: 2 * x.numel() * output.size(-1),
     "_scaled_dot_product_flash_attention_for_cpu": (
         lambda output, *tensors: sdpa_flop_count(*(it.shape for it in tensors[:3]))
@@ -44,11 +45,17 @@ COUNTS: dict[str, Callable[..., int]] = {
 }
 """I conti dei prodotti che PyTorch non conta, dall'uscita e dagli operandi."""
 
+ADDS = {"addmm", "addmv", "baddbmm", "_addmm_activation"}
+"""I prodotti che hanno per primo argomento ciò a cui si somma."""
+
 INTEGERS = re.compile(r"^quantized|_int_mm|_weight_int")
 """I prodotti fra interi, che stanno al posto di quelli fra numeri: qui nessuno li dichiara."""
 
 SAMPLE = 1024
 """Quanti numeri di una matrice si guardano, al più."""
+
+CLOSED = {torch._mkldnn, torch.jagged}
+"""Gli operandi di cui non si guardano i numeri; i soliti si guardano, quelli sparsi sono zeri."""
 
 LOOKS = 64
 """Quante volte si guardano i prodotti che hanno le stesse forme: chi genera ne fa migliaia."""
@@ -59,8 +66,14 @@ LEAST = 0.95
 MOVED = 0.75
 """Quale parte dei numeri dichiarati deve almeno passare per le operazioni."""
 
+EACH = 8
+"""Quanti conti si fanno, al più, per ogni numero che passa, senza prodotti: la LayerNorm, 3,5."""
+
 SAME = 0.9
 """Quando tanti numeri su uno sono uguali, la matrice è come costante; la ReLU ne azzera metà."""
+
+CLOSE = 1e-4
+"""Di quanto, in proporzione, differiscono al più due numeri che si dicono uguali."""
 
 
 class DegenerateDataError(ValueError):
@@ -74,8 +87,8 @@ class Watcher(TorchDispatchMode):
         operations: quante operazioni di PyTorch.
         products: quanti prodotti, convoluzioni, strati fusi.
         flops, uncounted: i loro conti, e di quanti non si sanno fare.
-        moved: quanti numeri entrano ed escono dalle operazioni, viste escluse.
-        types: i tipi degli operandi dei prodotti; poi anche delle uscite.
+        moved: quanti numeri entrano ed escono, qui, dalle operazioni che non sono viste.
+        types: i tipi degli operandi dei prodotti, e di ogni numero con la virgola.
         shortened: se un prodotto fra numeri FP32 poteva accorciarli.
         numbers, constant: quanti numeri ha l'operando più grande di ogni prodotto, in tutto, e di
             quelli con un operando come costante; si contano se si guarda da vicino.
@@ -107,7 +120,10 @@ class Watcher(TorchDispatchMode):
         if product:
             self.examine(operation, list(operands(operation, args)))
         output = operation(*args, **(kwargs or {}))
-        self.moved += moved(operation, args, output)
+        tensors = [it for it in tree_leaves((args, output)) if isinstance(it, Tensor)]
+        self.types |= {it.dtype for it in tensors if it.is_floating_point()}
+        if moves(operation):
+            self.moved += sum(it.numel() for it in tensors if it.device == self.device)
         if product:
             count = flops_of(operation, args, kwargs or {}, output)
             self.uncounted += count is None
@@ -118,11 +134,12 @@ class Watcher(TorchDispatchMode):
         """Un prodotto prima che si faccia: dove, in quale tipo e, da vicino, su quali numeri."""
         self.products += 1
         self.elsewhere += any(it.device != self.device for it in matrices)
-        types = {torch.int8 if INTEGERS.search(str(operation)) else it.dtype for it in matrices}
+        plain = not INTEGERS.search(str(operation))
+        types = {it.dtype if plain and is_real(it) else torch.int8 for it in matrices}
         self.shortened |= torch.float32 in types and not fp32_is_plain()
         self.types |= types
         if self.closely:
-            self.look(matrices)
+            self.look([it for it in matrices if it.device == self.device])
 
     def look(self, operands: list[Tensor]) -> None:
         """Gli operandi di un prodotto, un campione ciascuno; di forme già viste, fino a `LOOKS`."""
@@ -145,6 +162,11 @@ def place() -> Any:
 def device() -> torch.device:
     """Dove devono stare gli operandi."""
     return torch.device(DEVICE, torch.cuda.current_device() if DEVICE == "cuda" else None)
+
+
+def is_real(matrix: Tensor) -> bool:
+    """Vero se i numeri hanno la virgola: gli interi, anche larghi, ne fanno le veci."""
+    return matrix.is_floating_point() or matrix.is_complex()
 
 
 def fp32_settings() -> tuple[Any, ...]:
@@ -182,39 +204,38 @@ def operands(operation: Any, args: Any) -> Iterator[Tensor]:
     """Gli operandi, fra i primi tre argomenti: dopo vengono le maschere.
 
     Ciò a cui si somma non è un operando, e può essere zero. Hanno almeno due dimensioni. In un
-    pacco di oneDNN non si guarda.
+    pacco di oneDNN, o in un tensore annidato, non si guarda.
     """
-    adds = operation.overloadpacket.__name__ in ("addmm", "addmv", "baddbmm")
+    adds = operation.overloadpacket.__name__ in ADDS
     for argument in args[adds:3]:
-        plain = isinstance(argument, Tensor) and argument.layout == torch.strided
-        if plain and argument.dim() >= 2 and argument.numel() > 1:
+        plain = isinstance(argument, Tensor) and argument.layout not in CLOSED
+        if plain and not argument.is_nested and argument.dim() >= 2 and argument.numel() > 1:
             yield argument
 
 
-def moved(operation: Any, args: Any, output: Any) -> int:
-    """Quanti numeri entrano ed escono da un'operazione; da una vista, nessuno."""
+def moves(operation: Any) -> bool:
+    """Vero se un'operazione legge o scrive numeri: una vista non lo fa, né chi prende memoria."""
     aliases = [it.alias_info for it in operation._schema.returns]
-    if any(it is not None and not it.is_write for it in aliases):
-        return 0
-    return sum(it.numel() for it in tree_leaves((args, output)) if isinstance(it, Tensor))
+    view = any(it is not None and not it.is_write for it in aliases)
+    return not view and "empty" not in operation.overloadpacket.__name__
 
 
 def is_constant(matrix: Tensor) -> bool:
-    """Vero se una matrice ripete una riga o una colonna sola, se quasi tutti i numeri di un
-    campione sono uguali, o se qualcuno non è un numero finito.
+    """Vero se una matrice ripete una riga o una colonna sola, se è sparsa, se quasi tutti i numeri
+    di un campione sono uguali, o se qualcuno non è un numero finito.
     """
-    if repeats(matrix):
+    if matrix.layout != torch.strided or repeats(matrix):
         return True
     sample = sampled(matrix.detach()).float().flatten()
     if not sample.isfinite().all():
         return True
-    return int((sample == sample.mode().values).sum()) > SAME * len(sample)
+    middle = sample.median().expand_as(sample)
+    return int(sample.isclose(middle, rtol=CLOSE, atol=0.0).sum()) > SAME * len(sample)
 
 
 def repeats(matrix: Tensor) -> bool:
-    """Vero se le righe, o le colonne, sono sempre gli stessi byte: un passo nullo in memoria."""
-    sides = zip(matrix.shape[-2:], matrix.stride()[-2:], strict=True)
-    return any(size > 1 and stride == 0 for size, stride in sides)
+    """Vero se le righe, o le colonne, sono tutte uguali, anche ricopiate una per una."""
+    return any(it.size(-2) > 1 and is_row(it) for it in (matrix.detach(), matrix.detach().mT))
 
 
 def sampled(matrix: Tensor) -> Tensor:
@@ -227,6 +248,7 @@ def floating(output: Any) -> list[Tensor]:
     """I tensori di numeri con la virgola di un'uscita, se stanno in memoria come i soliti."""
     tensors = [it for it in tree_leaves(output) if isinstance(it, Tensor)]
     dense = [it for it in tensors if it.layout == torch.strided and not it.is_nested]
+    dense = [it for it in dense if it.device.type != "meta"]
     return [it.detach() for it in dense if it.is_floating_point()]
 
 
@@ -236,14 +258,19 @@ def is_flat(output: Any) -> bool:
     Vede anche ciò che si fa dentro un kernel solo, dove gli operandi non passano da PyTorch.
     """
     tall = [it for it in floating(output) if it.dim() > 1 and it.size(-2) > 1]
-    return bool(tall) and all(same_rows(sampled(it)) and same_rows(it) for it in tall)
+    return bool(tall) and all(is_row(it) for it in tall)
+
+
+def is_row(matrix: Tensor) -> bool:
+    """Vero se una matrice ripete una riga sola; si guarda tutta se un campione lo fa sospettare."""
+    return same_rows(sampled(matrix)) and same_rows(matrix)
 
 
 def same_rows(matrix: Tensor) -> bool:
     """Vero se le righe differiscono di meno di un decimillesimo."""
     rows = matrix.float()
     first = rows[..., :1, :].expand_as(rows)
-    return torch.allclose(rows, first, rtol=1e-4, atol=0.0, equal_nan=True)
+    return torch.allclose(rows, first, rtol=CLOSE, atol=0.0, equal_nan=True)
 
 
 @dataclass(frozen=True)
@@ -296,33 +323,37 @@ def refuse_degenerate_data(
         refuse(name, "la maggior parte dei prodotti ha un operando costante", expected)
     if same and is_flat(output):
         refuse(name, "le righe dell'uscita sono tutte uguali", expected)
-    seen.types |= {it.dtype for it in floating(output)}
     idle = seen.operations > 0 and again.operations == 0
     enough = declared and not again.uncounted and again.flops >= LEAST * declared.flops > 0
     if idle or (again.products < seen.products and not enough):
         refuse(name, "la seconda chiamata lavora meno della prima", "lo stesso lavoro ogni volta")
-    if same and declared:
-        refuse_less_work(name, seen, declared)
-    if seen.elsewhere:
+    if seen.elsewhere or again.elsewhere:
         refuse(
             name, "lavora su un altro stream o su un'altra scheda", "tutto sullo stream corrente"
         )
+    seen.types |= {it.dtype for it in floating(output)}
+    if same and declared:
+        for call in (seen, again):
+            refuse_less_work(name, call, declared)
 
 
 def refuse_less_work(name: str, seen: Watcher, declared: Declared) -> None:
     """Il lavoro visto è almeno quello dichiarato, nel tipo dichiarato.
 
-    I conti si confrontano se si sanno fare di ogni prodotto che si è visto.
+    I conti si confrontano se si sanno fare di ogni prodotto che si è visto; di chi non ne fa, con
+    i numeri che ha letto e scritto.
     """
     if not declared.outside and seen.moved < MOVED * declared.numbers:
         expected = f"almeno i tre quarti dei {declared.numbers} dichiarati"
         refuse(name, f"{seen.moved} numeri letti e scritti", expected)
-    countable = seen.products and not seen.uncounted
-    if countable and seen.flops < LEAST * declared.flops:
-        refuse(name, f"{seen.flops} conti nei prodotti", f"almeno i {declared.flops} dichiarati")
+    most = seen.flops if seen.products else EACH * seen.moved
+    countable = not seen.uncounted and (seen.products or not declared.outside)
+    if countable and most < LEAST * declared.flops:
+        given = f"{seen.flops} conti nei prodotti, {seen.moved} numeri letti e scritti"
+        refuse(name, given, f"almeno i {declared.flops} conti dichiarati")
     if declared.dtype and any(it.itemsize < declared.dtype.itemsize for it in seen.types):
         short = ", ".join(sorted(str(it) for it in seen.types))
-        refuse(name, f"prodotti in {short}", f"in {declared.dtype}, il tipo dichiarato")
+        refuse(name, f"numeri in {short}", f"in {declared.dtype}, il tipo dichiarato")
     if seen.shortened and not declared.shortened:
         refuse(name, "prodotti che accorciano i numeri FP32", "un formato dichiarato")
 

@@ -190,11 +190,15 @@ def within(low: float, high: float, unit: str) -> Leaf:
 
 SECONDS = within(1e-9, 1e5, "secondi")
 
+LONGEST = 200
+"""Quanti caratteri ha al più un nome: sta in una tabella, o è il nome di una cartella."""
+
 NAME = Leaf(
-    "un testo non vuoto, di caratteri che si vedono, senza < > | ` $",
+    f"un testo non vuoto, di caratteri che si vedono, al più {LONGEST}, senza < > | ` $",
     lambda value: (
         isinstance(value, str)
         and bool(value.strip())
+        and len(value) <= LONGEST
         and value.isprintable()
         and not re.search(r"[<>|`$]", value)
     ),
@@ -218,6 +222,11 @@ COMMIT = Leaf(
 )
 
 DEVICE = Leaf("«cpu» o «cuda»", lambda value: value in ("cpu", "cuda"))
+
+FORMATS = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16", "float8_e4m3fn": "FP8"}
+"""Il formato in cui di solito si moltiplicano i numeri di un tipo."""
+
+DTYPE = Leaf(f"uno fra {', '.join(FORMATS)}", lambda value: str(value) in FORMATS)
 
 # Il file.
 
@@ -246,7 +255,7 @@ SCORED_WITH_CEILINGS: dict[str, Rule] = {
 SCORE = Fields(
     {
         "median": SECONDS,
-        "iqr": NOT_NEGATIVE,
+        "iqr": within(0, 1e5, "secondi"),
         "gflops": OrNull(POSITIVE),
         "gemm_fraction": OrNull(POSITIVE),
         "ratio": POSITIVE,
@@ -270,8 +279,8 @@ SAID = Leaf(
     lambda value: value in (tensor_cores.YES, tensor_cores.NO, tensor_cores.UNPROVEN),
 )
 
-ERRORS: dict[str, Rule] = {"error": NOT_NEGATIVE, "product_error": NOT_NEGATIVE}
-"""Gli errori di un prodotto in un formato."""
+ERRORS: dict[str, Rule] = dict.fromkeys(("error", "product_error"), within(0, 1, "in proporzione"))
+"""Gli errori di un prodotto in un formato: da 1 in su non sarebbe più quel prodotto."""
 
 JUDGED: dict[str, Rule] = {
     "verdict": SAID,
@@ -284,7 +293,7 @@ JUDGED: dict[str, Rule] = {
 CONTEST = Fields(
     {
         "device": DEVICE,
-        "dtype": NAME,
+        "dtype": DTYPE,
         "label": NAME,
         "shape": Each(WHOLE),
         "flops": COUNT,
@@ -446,6 +455,10 @@ def missing(contest: dict[str, Any], where: str) -> Iterator[str]:
             yield f"{where}.contestants[{contestant}].{name}: manca"
 
 
+INSIDE = ("median", "mean", "q1", "q3", "ld15iqr", "hd15iqr")
+"""Le statistiche che stanno fra il tempo più breve e il più lungo."""
+
+
 def of_stats(entry: dict[str, Any], where: str) -> Iterator[str]:
     """Le statistiche del primo concorrente: abbastanza giri, in ordine, larghe quanto lui.
 
@@ -455,7 +468,9 @@ def of_stats(entry: dict[str, Any], where: str) -> Iterator[str]:
     stats, (first, score) = entry["stats"], next(iter(entry["extra_info"]["contestants"].items()))
     rounds, middle, iqr = (stats[name] for name in ("rounds", "median", "iqr"))
     yield from between(MIN_ROUNDS, rounds, MOST_ROUNDS, f"{where}.stats.rounds", "giri")
-    yield from between(stats["min"], middle, stats["max"], f"{where}.stats.median", "min e max")
+    for name in (it for it in INSIDE if it in stats):
+        at = f"{where}.stats.{name}"
+        yield from between(stats["min"], stats[name], stats["max"], at, "min e max")
     slack, least = TOLERANCE * middle, 0.0 if rounds % 4 == 1 else iqr / 2
     widest = stats["max"] - stats["min"] + slack
     yield from between(0.0, iqr, widest, f"{where}.stats.iqr", "da max - min")
@@ -587,13 +602,9 @@ def format_of(contest: dict[str, Any], score: dict[str, Any]) -> str:
     return score.get("format", usual_format(contest))
 
 
-FORMATS = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16", "float8_e4m3fn": "FP8"}
-"""Il formato in cui di solito si moltiplicano i numeri di un tipo."""
-
-
 def usual_format(contest: dict[str, Any]) -> str:
     """Il formato dei prodotti di una gara, dove un concorrente non ne dice un altro."""
-    return FORMATS.get(contest["dtype"], contest["dtype"])
+    return FORMATS[contest["dtype"]]
 
 
 def divided(number: float, by: float | None) -> float | None:
@@ -732,7 +743,8 @@ def of_proofs(contest: dict[str, Any], session: dict[str, Any], where: str) -> I
     wrong = "manca" if judged else "campo in più; il verdetto si dà su GPU"
     for name, found in contest.get("proofs", {}).items():
         at = f"{where}.proofs[{name}]"
-        if contest["contestants"].get(name, {}).get("gemm_fraction") is None:
+        score = contest["contestants"].get(name, {})
+        if score.get("gflops") is None or score["gemm_fraction"] is None:
             yield (
                 f"{at}: atteso il nome di un concorrente che fa il lavoro dichiarato, in un "
                 "formato di cui si è misurato il tetto"

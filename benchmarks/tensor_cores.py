@@ -104,7 +104,7 @@ TENSOR_NAMES = re.compile(
     r"|(?<![a-z])[hidqob]mma(?![a-z])|wmma|mma_?sync|mma\.sync|m16n8k\d+|m8n8k\d+"  # un warp
     r"|(?<![a-z])[hiqb]?gmma|gmma(?:warp|_|\d)|wgmma"  # quattro warp
     r"|tcgen05|utc\w*mma|(?<![a-z])umma"  # Blackwell
-    r"|(?<!no_)(?<!non_)(?<!without_)tensor_?core"
+    r"|(?<!no)(?<!no_)(?<!non_)(?<!without_)tensor_?core(?!s?[_=]*(?:off|false))"
     r"|flash_(?:fwd|bwd)_kernel_traits|flash_fwd_(?:splitkv_)?kernel(?:<|$)|flash_bwd_dq_dk_dv"
     r"|flashattn(?:fwd|bwd)sm\d+|flashattention(?:forward|backward)sm\d+|cudnn_generated\w*sdpa"
     r"|fmha_cutlass[fb]_(?:(?:b?f16|f32)_\w*sm(?:8|9|1\d)\d|f16_\w*sm7\d)"

@@ -95,8 +95,9 @@ def test_work_waited_for_is_measured_once(gpu):
 
 def test_long_work_left_on_another_stream_is_counted(gpu):
     """Salvo ciò che si sovrappone allo svuotamento della cache: meno di due decimi di ms."""
-    seconds = stopwatch.timed(lambda: gpu.launch(3.0, "altra"))
-    assert 3e-3 - 0.17e-3 <= seconds <= 3e-3
+    for long in (3.0, 0.5):
+        seconds = stopwatch.timed(lambda long=long: gpu.launch(long, "altra"))
+        assert long - 0.17 <= seconds * 1e3 <= long
 
 
 def test_short_work_on_another_stream_escapes_the_timer(gpu):
@@ -105,8 +106,9 @@ def test_short_work_on_another_stream_escapes_the_timer(gpu):
 
 
 def test_work_queued_before_is_not_counted(gpu):
+    """Nemmeno se su un altro stream dura più a lungo: prima di cominciare si aspetta tutto."""
     gpu.launch(50.0)
-    gpu.launch(50.0, "altra")
+    gpu.launch(80.0, "altra")
     assert stopwatch.timed(lambda: gpu.launch(3.0)) == pytest.approx(3e-3, abs=1e-5)
 
 
@@ -148,6 +150,22 @@ def test_the_block_is_read_many_times_before_a_timed_call(monkeypatch):
 
 def test_the_swept_block_is_larger_than_every_cache_of_the_table():
     assert 2 * max(gpu.l2_mb for gpu in GPUS) * 1e6 <= stopwatch.SWEEP
+
+
+def test_on_a_cpu_a_call_is_repeated_before_it_is_timed(monkeypatch):
+    """Per `WARM_UP` secondi, e almeno una volta: chi dura meno della metà, chi il triplo."""
+    now, runs = [0.0], []
+    monkeypatch.setattr(stopwatch, "clock", lambda: now[0])
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: now[0])
+    for duration, repeated in ((stopwatch.WARM_UP / 2.5, 3), (3 * stopwatch.WARM_UP, 1)):
+        runs.clear()
+
+        def run(duration=duration):
+            runs.append(duration)
+            now[0] += duration
+
+        assert stopwatch.timed(run) == pytest.approx(duration)
+        assert len(runs) == repeated + 1
 
 
 # Lo stesso cronometro, su una GPU vera.
@@ -204,6 +222,9 @@ def test_on_a_gpu_a_warm_cache_gives_no_advantage():
         ("NVIDIA GeForce RTX 4090 Laptop GPU", "8.9", 76, 17.1, None),
         ("NVIDIA GH200 480GB", "9.0", 132, 102.0, None),
         ("NVIDIA L40S", "8.9", 142, 47.8, None),
+        ("NVIDIA H100", "9.0", 114, 85.0, None),
+        ("NVIDIA H100", "9.0", 132, 64.0, None),
+        ("NVIDIA H100", "8.9", 132, 85.0, None),
         ("NVIDIA A100 80GB PCIe", "8.0", 108, 85.1, None),
         ("NVIDIA A100-PCIE-80GB", "8.0", 108, 85.1, None),
         ("NVIDIA H200 NVL", "9.0", 132, 150.1, None),
@@ -314,6 +335,13 @@ def test_the_ceiling_is_the_fastest_size(monkeypatch):
     assert ceilings.fastest_product("FP32") == (2 * 16**3, 16)
 
 
+def test_a_ceiling_is_the_median_after_a_call_that_does_not_count(monkeypatch):
+    runs, seconds = [], iter([1.0, 2.0, 90.0, 3.0, 4.0, 5.0, 6.0])
+    monkeypatch.setattr(ceilings, "timed", lambda run: next(seconds))
+    assert ceilings.median(lambda: runs.append("di prova")) == 4.0
+    assert runs == ["di prova"]
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_copy_reads_and_writes(monkeypatch):
     copied = []
@@ -356,6 +384,31 @@ def test_eight_bit_products_are_right():
 
 
 # La gara.
+
+
+def test_the_ceiling_of_a_contest_is_a_product_of_random_matrices(monkeypatch):
+    monkeypatch.setattr(contest, "DEVICE", "cpu")
+    monkeypatch.setattr(contest, "GEMM_SIZES", {"cpu": {torch.float32: 16}})
+    declared = honest_data.Declared(2 * 16**3, 3 * 16**2, torch.float32)
+    refuse_degenerate_data("tetto", contest.gemm(torch.float32), declared=declared)
+
+
+def test_extra_memory_on_a_gpu_is_what_the_call_adds_at_its_highest(monkeypatch):
+    """Ciò che c'era prima non si conta, né il culmine di una chiamata di prima."""
+    memory = {"now": 100, "peak": 900}
+
+    def run():
+        memory["peak"] = max(memory["peak"], 130)
+
+    monkeypatch.setattr(contest, "DEVICE", "cuda")
+    for name, answer in (
+        ("synchronize", lambda: None),
+        ("memory_allocated", lambda: memory["now"]),
+        ("max_memory_allocated", lambda: memory["peak"]),
+        ("reset_peak_memory_stats", lambda: memory.update(peak=memory["now"])),
+    ):
+        monkeypatch.setattr(torch.cuda, name, answer)
+    assert contest.extra_bytes(run) == 30
 
 
 def test_every_contestant_plays_every_round_and_the_first_rotates(monkeypatch):
@@ -466,10 +519,14 @@ def test_products_of_zeros_are_refused():
 
 
 def test_products_of_ones_and_of_nothing_are_refused():
-    for value in (1.0, float("nan")):
-        constant = torch.full((8, 8), value)
+    """Anche se gli uno differiscono nell'ultima cifra; se un numero su dieci è un altro, no."""
+    ones = torch.ones(32, 32)
+    for constant in (ones, 1 + 1e-6 * matrix(32, 32), ones * float("nan")):
         with pytest.raises(DegenerateDataError):
-            refuse_degenerate_data("bugiardo", lambda c=constant: matrix(8, 8) @ c)
+            refuse_degenerate_data("bugiardo", lambda c=constant: matrix(8, 32) @ c)
+    several = torch.where(torch.rand(32, 32) < 0.15, matrix(32, 32), ones)
+    for honest in (several, 1 + 0.01 * matrix(32, 32)):
+        refuse_degenerate_data("onesto", lambda it=honest: matrix(8, 32) @ it)
 
 
 def test_a_product_of_one_number_that_is_not_finite_is_refused():
@@ -481,11 +538,13 @@ def test_a_product_of_one_number_that_is_not_finite_is_refused():
 
 
 def test_a_matrix_that_repeats_one_row_or_column_is_refused():
-    """Numeri a caso, ma letti sempre dagli stessi byte."""
+    """Numeri a caso, ma letti sempre dagli stessi byte, o ricopiati."""
     row, column = matrix(1, 8).expand(8, 8), matrix(8, 1).expand(8, 8)
-    for repeated in (row, column):
-        with pytest.raises(DegenerateDataError):
+    for repeated in (row, column, row.clone(), column.clone()):
+        with pytest.raises(DegenerateDataError, match="operando costante"):
             refuse_degenerate_data("bugiardo", lambda it=repeated: it @ matrix(8, 8))
+        with pytest.raises(DegenerateDataError, match="operando costante"):
+            refuse_degenerate_data("bugiardo", lambda it=repeated: matrix(8, 8) @ it)
     refuse_degenerate_data("onesto", lambda: matrix(1, 8, 8).expand(3, 8, 8) @ matrix(3, 8, 8))
     refuse_degenerate_data("una riga", lambda: matrix(8).as_strided((1, 8), (0, 1)) @ matrix(8, 8))
 
@@ -495,8 +554,37 @@ def test_less_work_than_declared_is_refused():
     whole = honest_data.Declared(2 * 2 * 8**3, dtype=torch.float32)
     refuse_degenerate_data("onesto", lambda: (a @ b) @ b, declared=whole)
     refuse_degenerate_data("altro lavoro", lambda: a @ b, same=False, declared=whole)
-    with pytest.raises(DegenerateDataError, match="1024 conti nei prodotti; atteso: almeno i 2048"):
+    few = "1024 conti nei prodotti, 192 numeri letti e scritti; atteso: almeno i 2048 conti"
+    with pytest.raises(DegenerateDataError, match=few):
         refuse_degenerate_data("a metà", lambda: a @ b, declared=whole)
+
+
+def test_a_second_call_that_does_half_of_the_work_is_refused():
+    """Gli stessi prodotti, ma più piccoli: il resto è rimasto dalla prima."""
+    a, b, kept = matrix(8, 8), matrix(8, 8), []
+
+    def run():
+        kept[:] = [torch.cat([a[:4] @ b, kept[0][4:]])] if kept else [a @ b]
+        return kept[0]
+
+    declared = honest_data.Declared(2 * 8**3, dtype=torch.float32)
+    with pytest.raises(DegenerateDataError, match="512 conti nei prodotti"):
+        refuse_degenerate_data("a metà", run, declared=declared)
+
+
+def test_who_makes_no_product_cannot_have_done_its_operations():
+    """Una somma, o una copia del risultato, leggono e scrivono quanto il prodotto."""
+    a, b = matrix(32, 32), matrix(32, 32)
+    ready = a @ b
+    declared = honest_data.Declared(2 * 32**3, 3 * 32**2, torch.float32)
+    for run in (lambda: a + b, lambda: ready.clone() + ready):
+        with pytest.raises(DegenerateDataError, match=r"0 conti nei prodotti, .* almeno i 65536"):
+            refuse_degenerate_data("bugiardo", run, declared=declared)
+    refuse_degenerate_data("a mano", lambda: (a[:, :, None] * b).sum(1), declared=declared)
+    outside = dataclasses.replace(declared, outside=True)
+    refuse_degenerate_data("fuori da PyTorch", lambda: a + b, declared=outside)
+    norm = honest_data.Declared(32 * (7 * 32 + 2), 2 * 32**2, torch.float32)
+    refuse_degenerate_data("onesto", lambda: F.layer_norm(a, (32,)), declared=norm)
 
 
 def test_products_in_a_shorter_type_than_declared_are_refused():
@@ -512,17 +600,23 @@ def test_products_in_a_shorter_type_than_declared_are_refused():
         "per un vettore": lambda: a @ vector,
         "attenzione": lambda: F.scaled_dot_product_attention(*[matrix(1, 8, 8).bfloat16()] * 3),
         "interi": lambda: torch._int_mm(integers, integers),
+        "interi larghi": lambda: integers.int() @ integers.int(),
     }
     for name, run in short.items():
         with pytest.raises(DegenerateDataError, match=rf"«{name}»: dato: .*; atteso: in torch"):
             refuse_degenerate_data(name, run, declared=declared)
 
 
-def test_results_in_a_shorter_type_than_declared_are_refused():
+def test_numbers_in_a_shorter_type_than_declared_are_refused():
+    """Anche senza prodotti, anche se il risultato torna largo, anche fuori da PyTorch."""
     a, b = matrix(8, 8).bfloat16(), matrix(8, 8).bfloat16()
     declared = honest_data.Declared(numbers=3 * 64, dtype=torch.float32)
-    with pytest.raises(DegenerateDataError, match=r"torch\.bfloat16; atteso: in torch\.float32"):
-        refuse_degenerate_data("corta", lambda: a + b, declared=declared)
+    for run in (lambda: a + b, lambda: (a + b).float(), lambda: a.float() + b.float()):
+        with pytest.raises(DegenerateDataError, match=r"bfloat16.*; atteso: in torch\.float32"):
+            refuse_degenerate_data("corta", run, declared=declared)
+    outside = dataclasses.replace(declared, outside=True)
+    with pytest.raises(DegenerateDataError, match=r"bfloat16; atteso: in torch\.float32"):
+        refuse_degenerate_data("già pronta", lambda: a, declared=outside)
 
 
 def test_products_that_shorten_their_operands_have_to_say_so():
@@ -561,6 +655,7 @@ def test_every_product_of_ours_is_counted():
     for run, flops in (
         (both, 2 * (2 + 5) * pairs),
         (lambda: weights @ matrix(7), 2 * 5 * 7),
+        (lambda: torch._addmm_activation(matrix(5), matrix(3, 7), weights.T), 2 * 3 * 5 * 7),
         (lambda: packed(matrix(3, 7), pack, None, "none", [], ""), 2 * 3 * 5 * 7),
     ):
         with honest_data.Watcher(closely=False) as seen:
@@ -569,13 +664,14 @@ def test_every_product_of_ours_is_counted():
 
 
 def test_who_does_less_than_it_says_has_to_say_that_it_works_elsewhere():
-    """Un risultato già pronto, una vista, una riga sola invece di tutte."""
+    """Un risultato già pronto, una vista, memoria e nient'altro, due righe invece di otto."""
     a, b = matrix(8, 8), matrix(8, 8)
     declared = honest_data.Declared(numbers=3 * 64)
     elsewhere = dataclasses.replace(declared, outside=True)
     for run, moved in (
         (lambda: a, 0),
         (lambda: a.view(4, 16), 0),
+        (lambda: [torch.empty_like(a), a.new_empty(8, 8), torch.empty(8, 8)], 0),
         (lambda: a.clone(), 128),
         (lambda: a[:2] + b[:2], 48),
     ):
@@ -606,9 +702,23 @@ def test_products_that_inference_mode_leaves_whole_are_seen():
 
 def test_products_on_another_device_are_refused(monkeypatch):
     """Come chi ha scordato `device`: la scheda non fa nulla, e non la si può cronometrare."""
+    a = matrix(8, 8)
+    nothing = a.to("meta")
+    with pytest.raises(DegenerateDataError, match="su un altro stream o su un'altra scheda"):
+        refuse_degenerate_data("in nessun posto", lambda: nothing @ nothing)
     monkeypatch.setattr(honest_data, "device", lambda: torch.device("meta"))
     with pytest.raises(DegenerateDataError, match="su un altro stream o su un'altra scheda"):
-        refuse_degenerate_data("altrove", lambda: matrix(8, 8) @ matrix(8, 8))
+        refuse_degenerate_data("altrove", lambda: a @ a)
+
+
+def test_numbers_moved_on_another_device_are_not_counted(monkeypatch):
+    """Chi non fa prodotti: una LayerNorm su CPU, in una gara della GPU."""
+    declared = honest_data.Declared(numbers=128)
+    nothing, a = matrix(8, 8).to("meta"), matrix(8, 8)
+    for place, x in (("cpu", nothing), ("meta", a)):
+        monkeypatch.setattr(honest_data, "device", lambda place=place: torch.device(place))
+        with pytest.raises(DegenerateDataError, match="dato: 0 numeri letti e scritti"):
+            refuse_degenerate_data("altrove", lambda x=x: F.layer_norm(x, (8,)), declared=declared)
 
 
 def test_what_is_added_to_a_product_may_be_zero():
@@ -696,15 +806,19 @@ def test_almost_all_zeros_are_refused():
     almost = matrix(64, 64) * (torch.rand(64, 64) < 0.03)
     with pytest.raises(DegenerateDataError, match="la maggior parte dei prodotti"):
         refuse_degenerate_data("bugiardo", lambda: almost @ matrix(64, 8))
+    sparse = almost.to_sparse()
+    with pytest.raises(DegenerateDataError, match="la maggior parte dei prodotti"):
+        refuse_degenerate_data("sparso", lambda: sparse @ matrix(64, 8))
     half = matrix(64, 64) * (torch.rand(64, 64) < 0.3)
     refuse_degenerate_data("onesto", lambda: half @ matrix(64, 8))
 
 
 def test_a_large_product_of_zeros_is_not_hidden_by_small_ones():
-    zeros, small = torch.zeros(64, 64), matrix(2, 2)
+    """Conta l'operando più grande: qui gli zeri, per una matrice stretta."""
+    zeros, narrow, small = torch.zeros(64, 64), matrix(64, 2), matrix(8, 8)
 
     def run():
-        return [zeros @ zeros, small @ small, small @ small, small @ small]
+        return [zeros @ narrow, small @ small, small @ small, small @ small]
 
     with pytest.raises(DegenerateDataError, match="la maggior parte dei prodotti"):
         refuse_degenerate_data("bugiardo", run)
@@ -786,11 +900,13 @@ def test_a_result_kept_from_the_first_call_is_refused():
 
 
 def test_work_elsewhere_is_refused(monkeypatch):
-    """Un altro stream o un'altra scheda, anche per un'operazione sola."""
-    where = iter([("scheda", "stream"), ("scheda", "altro stream")])
-    monkeypatch.setattr(honest_data, "place", lambda: next(where, ("scheda", "stream")))
-    with pytest.raises(DegenerateDataError, match="un altro stream o su un'altra scheda"):
-        refuse_degenerate_data("altrove", lambda: matrix(8, 8) @ matrix(8, 8))
+    """Un altro stream o un'altra scheda, anche per un'operazione sola, nell'una o nell'altra."""
+    a, here = matrix(8, 8), ("scheda", "stream")
+    for before in (1, 3):  # dove si è quando si comincia a guardare, e a ogni operazione
+        where = iter([*[here] * before, ("scheda", "altro stream")])
+        monkeypatch.setattr(honest_data, "place", lambda where=where: next(where, here))
+        with pytest.raises(DegenerateDataError, match="un altro stream o su un'altra scheda"):
+            refuse_degenerate_data("altrove", lambda: a @ a)
 
 
 # I tempi impossibili.

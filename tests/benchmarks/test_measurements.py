@@ -31,6 +31,7 @@ from weave.measurements.roofline import (
     points,
     roofs,
 )
+from weave.measurements.times import draw_memory, draw_times, draw_tokens
 
 GROUPS = sorted(declared())
 
@@ -93,6 +94,17 @@ def test_time_of_the_cpu_is_shown_only_where_it_is_longer(on_gpu):
 def test_memory_table_holds_the_bytes_of_the_file(small):
     html = render("prova", "memoria", [small]).replace("\u00a0", " ")
     assert '<tr><th scope="row">nostro</th><td>26,9 kB</td></tr>' in html
+
+
+@pytest.mark.parametrize(
+    ("draw", "place"),
+    [(draw_times, 0.765), (draw_memory, 0.02688), (draw_tokens, 16_340.0)],
+)
+def test_marks_are_at_the_ratio_the_megabytes_and_the_tokens_of_the_file(small, draw, place):
+    contests = contests_of("prova", small)
+    contests[0]["tokens_per_second"] = {"nostro": 16_340.0}
+    axes = axes_with(lambda axes: draw(axes, contests))
+    assert line(axes, "nostro") == [(pytest.approx(place), 0)]
 
 
 def test_a_contestant_who_was_not_in_every_contest_has_a_dash(growing):
@@ -363,8 +375,9 @@ def test_counted_exponents_are_those_of_table_1():
 def test_a_goal_is_reached_on_its_side():
     faster = Goal("", "g", "l", "altri", 0.8)
     assert [faster.reached(found) for found in (0.79, 0.8, 0.81)] == [True, True, False]
-    nearer = Goal("", "g", "l", "tetto GEMM", 0.8, "gemm_fraction")
-    assert [nearer.reached(found) for found in (0.79, 0.8, 0.81)] == [False, True, True]
+    for roof in ("tetto GEMM", "banda della copia"):
+        nearer = Goal("", "g", "l", roof, 0.8, "gemm_fraction")
+        assert [nearer.reached(found) for found in (0.79, 0.8, 0.81)] == [False, True, True]
 
 
 def test_goals_are_measured_between_contestants_of_the_same_contest(small):

@@ -58,7 +58,9 @@ def test_published_file_holds_the_ceilings_of_its_session():
 def test_machine_is_named_without_its_network_name(monkeypatch):
     known = {"brand_raw": "AMD EPYC", "family": 26, "model": 2}
     monkeypatch.setattr(provenance.cpuinfo, "get_cpu_info", lambda: known)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1_000_003)
     machine = provenance.machine.__wrapped__()
+    assert (machine["cores"], machine["threads"]) == (os.cpu_count(), 1_000_003)
     assert machine["cpu"] == provenance.processor(known)
     assert set(machine) == {
         *("cpu", "cores", "threads", "gpu", "driver", "system", "python", "packages"),
@@ -221,6 +223,12 @@ def test_a_file_is_never_replaced_by_one_that_has_fewer_contests(small, tmp_path
     assert json.loads(first.read_text(encoding="utf-8")) == whole
     assert json.loads(second.read_text(encoding="utf-8")) == small
     assert len(list(first.parent.iterdir())) == 2
+    others = copy.deepcopy(whole)  # altrettante, ma non le stesse
+    others["benchmarks"][1]["extra_info"]["label"] = "n = 12"
+    source.write_text(json.dumps(others), encoding="utf-8")
+    publish.main("--from", str(source))
+    assert json.loads(first.read_text(encoding="utf-8")) == whole
+    assert json.loads(second.read_text(encoding="utf-8")) == others
 
 
 @pytest.mark.usefixtures("fake_run")

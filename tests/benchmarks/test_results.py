@@ -188,6 +188,7 @@ def changed(found, where, value):
 
 INFO = ("benchmarks", 0, "extra_info")
 OURS = (*INFO, "contestants", "nostro")
+THEIRS = (*INFO, "contestants", "altri")
 STATS = ("benchmarks", 0, "stats")
 FP32 = ("ceilings", "gemm", "FP32")
 
@@ -214,6 +215,8 @@ FP32 = ("ceilings", "gemm", "FP32")
         ((*INFO, "device"), "tpu", "extra_info.device: \"tpu\"; atteso «cpu» o «cuda»"),
         ((*INFO, "device"), "cuda", "extra_info.device: \"cuda\"; atteso «cpu», se machine_info"),
         ((*INFO, "label"), " ", "extra_info.label: \" \"; atteso un testo non vuoto"),
+        (("machine_info", "cpu"), "x" * 201, "x...; atteso un testo non vuoto, di caratteri che "),
+        ((*INFO, "dtype"), "int4", "extra_info.dtype: \"int4\"; atteso uno fra float32, bfloat16"),
         ((*INFO, "flops"), 0, "extra_info.flops: 0; atteso un intero maggiore di 0"),
         ((*INFO, "shape", "n"), -1, "extra_info.shape[n]: -1; atteso un intero, almeno 0"),
         ((*INFO, "shape", "n"), 0, "extra_info.shape[n]: 0; atteso almeno 1"),
@@ -232,7 +235,8 @@ FP32 = ("ceilings", "gemm", "FP32")
         ((*INFO, "contestants"), {}, "extra_info.contestants: {}; atteso un oggetto non vuoto"),
         ((*OURS, "median"), -1.0, "contestants[nostro].median: -1.0; atteso un numero fra 1"),
         ((*OURS, "median"), 0.0007, "contestants[nostro].median: 0.0007; dagli altri campi"),
-        ((*OURS, "iqr"), -1e-9, "contestants[nostro].iqr: -1e-09; atteso un numero finito"),
+        ((*OURS, "iqr"), -1e-9, "contestants[nostro].iqr: -1e-09; atteso un numero fra 0 e 100000"),
+        ((*THEIRS, "iqr"), 1e300, "contestants[altri].iqr: 1e+300; atteso un numero fra 0 e 10000"),
         ((*OURS, "ratio"), 0.8, "contestants[nostro].ratio: 0.8; dagli altri campi viene 0.765"),
         ((*OURS, "gflops"), 9.9, "contestants[nostro].gflops: 9.9; dagli altri campi viene 0.74"),
         ((*OURS, "gemm_fraction"), 0.4, "contestants[nostro].gemm_fraction: 0.4; dagli altri"),
@@ -247,6 +251,8 @@ FP32 = ("ceilings", "gemm", "FP32")
         ((*STATS, "min"), 5, "stats.median: 0.000612; atteso fra 5 e 9.0, min e max"),
         ((*STATS, "max"), 1e-9, "stats.median: 0.000612; atteso fra 1e-05 e 1e-09, min e max"),
         ((*STATS, "rounds"), 1, "benchmarks[0].stats.rounds: 1; atteso fra 7 e 10000, giri"),
+        ((*STATS, "mean"), 9.5, "benchmarks[0].stats.mean: 9.5; atteso fra 1e-05 e 9.0, min e max"),
+        ((*STATS, "q3"), 1e-6, "benchmarks[0].stats.q3: 1e-06; atteso fra 1e-05 e 9.0, min e max"),
         ((*STATS, "iqr"), 9.5, "benchmarks[0].stats.iqr: 9.5; atteso fra 0.0 e 8.99"),
         ((*OURS, "iqr"), 1.1e-5, "contestants[nostro].iqr: 1.1e-05; atteso fra"),
         ((*OURS, "iqr"), 4e-6, "contestants[nostro].iqr: 4e-06; atteso fra"),
@@ -398,6 +404,19 @@ def test_a_forgery_within_the_limits_passes(measured, small, on_gpu):
         schema.check(forged(found, seconds=0.99, product=1.01))
 
 
+def test_the_product_of_a_contest_is_not_much_faster_than_that_of_the_session():
+    """Da un'ora all'altra una CPU cambia passo; di quattro volte, no."""
+    found = next(
+        it for it in map(schema.read, FILES) if "ceilings" in it and not schema.chip_of(it)
+    )
+    contest = found["benchmarks"][0]["extra_info"]
+    usual = found["ceilings"]["gemm"][schema.usual_format(contest)]["gflops"]
+    for times, told in ((3.9, 0), (4.1, 1)):
+        product = {**contest, "gemm_gflops": times * usual}
+        wrong = [it for it in schema.impossible(product, found, "") if ".gemm_gflops: " in it]
+        assert len(wrong) == told
+
+
 def test_operations_multiplied_by_ten_are_refused_where_ten_times_is_too_much(measured):
     measured["benchmarks"] = [
         entry for entry in measured["benchmarks"] if entry["group"] == "s3_3_feed_forward"
@@ -406,9 +425,13 @@ def test_operations_multiplied_by_ten_are_refused_where_ten_times_is_too_much(me
 
 
 def test_sessions_without_ceilings_have_limits_too(small):
+    """Del primo e del riferimento; degli altri non si sa se facessero il lavoro dichiarato."""
     assert "«nostro»: 748 GFLOP/s in FP32, oltre il limite di 8;" in refusal(
         forged(small, seconds=1e-3)
     )
+    contestants = small["benchmarks"][0]["extra_info"]["contestants"]
+    contestants["diverso"] = {**contestants["altri"], "median": 1e-6}
+    schema.check(forged(small))
 
 
 def test_a_card_whose_clock_goes_beyond_its_datasheet_is_not_refused(on_gpu):
@@ -462,6 +485,7 @@ def test_a_format_that_the_card_does_not_have_has_no_roof(on_gpu):
         ("Scheda ignota", FP32, {"gflops": 2e8, "size": 4096, "datasheet": None}, "1e+08 GFLOP/s"),
         ("Scheda ignota", ("ceilings", "copy_gbs"), 2e5, "1e+05 GB/s"),
         (None, ("ceilings", "copy_gbs"), 2e4, "1e+04 GB/s"),
+        (None, (*FP32, "gflops"), 3e4, "2e+04 GFLOP/s"),  # due core
     ],
 )
 def test_an_unknown_machine_has_limits_too(on_gpu, card, field, value, most):
@@ -506,6 +530,8 @@ def test_a_day_of_difference_between_time_zones_is_allowed(small, measured):
     tomorrow = datetime.date.today() + datetime.timedelta(days=1)
     for found, day in ((small, schema.FIRST_DAY), (measured, tomorrow)):
         schema.check({**found, "datetime": f"{day}T23:59:00+00:00"})
+    later = tomorrow + datetime.timedelta(days=2)  # uno in più, se intanto scocca la mezzanotte
+    assert "e non futura" in refusal({**measured, "datetime": f"{later}T00:00:00+00:00"})
 
 
 def test_times_of_a_contest_have_the_statistics_that_pytest_benchmark_gives_them(small):
@@ -601,6 +627,7 @@ def test_a_verdict_written_by_a_contest_is_valid(proven):
         (("verdict",), "forse", 'proofs[nostro].verdict: "forse"; atteso «sì», «no» o «non'),
         (("verdict",), ..., "proofs[nostro].verdict: manca"),
         (("reason",), "lo dico io", 'proofs[nostro].reason: "lo dico io"; atteso «lo dicono:'),
+        (("error",), 1.5, "proofs[nostro].error: 1.5; atteso un numero fra 0 e 1 in proporzione"),
         (("product_error",), 3e-7, "product_error: 3e-07; atteso fra 0.0 e 2.0000"),
         (("evidence",), {}, "proofs[nostro].evidence: {}; atteso un oggetto non vuoto"),
         (("evidence",), SILENT, 'proofs[nostro].verdict: "sì"; atteso «non dimostrato»'),
@@ -678,6 +705,8 @@ def test_a_verdict_is_of_a_contestant_who_does_the_work(proven):
     for name in ("diverso", "nessuno"):
         found = changed(proven, (*INFO, "proofs", name), proofs["nostro"])
         assert f"proofs[{name}]: atteso il nome di un concorrente" in refusal(found)
+    rateless = changed(proven, (*OURS, "gflops"), None)
+    assert "proofs[nostro]: atteso il nome di un concorrente" in refusal(rateless)
     score = proven["benchmarks"][0]["extra_info"]["contestants"]["nostro"]
     score |= {"format": "FP8", "gemm_fraction": None}
     score["datasheet_fraction"] = score["gflops"] / peak(schema.GPUS[-1], "FP8") * 1e9
@@ -790,13 +819,17 @@ def test_a_file_out_of_its_place_stops_the_page(drop, small, folder, name):
 @pytest.mark.usefixtures("from_there")
 @pytest.mark.parametrize(
     ("part", "value"),
-    [("cpu", "Intel(R) Xeon(R) CPU @ 2.20GHz"), ("system", "Darwin arm64")],
+    [
+        ("cpu", "Intel(R) Xeon(R) CPU @ 2.20GHz"),
+        ("gpu", "Scheda-Finta"),
+        ("system", "Darwin arm64"),
+    ],
 )
-def test_two_machines_in_a_folder_stop_the_page(drop, small, part, value):
-    drop(small)
-    machine = {**small["machine_info"], part: value}
-    drop({**small, "machine_info": machine, "datetime": "2026-06-13T10:00:00"})
-    with pytest.raises(SuperFencesException, match=rf"2026-06-13.*\n  machine_info\.{part}: "):
+def test_two_machines_in_a_folder_stop_the_page(drop, on_gpu, part, value):
+    drop(on_gpu)
+    machine = {**on_gpu["machine_info"], part: value}
+    drop({**on_gpu, "machine_info": machine, "datetime": "2026-11-27T10:00:00"})
+    with pytest.raises(SuperFencesException, match=rf"2026-11-27.*\n  machine_info\.{part}: "):
         misura("prova")
 
 

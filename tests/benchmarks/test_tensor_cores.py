@@ -80,6 +80,8 @@ RECORDED = {
         "nvjet_sm90_hss_320x128_64x3_1x2_h_bz_coopA_NTT",
         "nvjet_sm100_qqtst_128x256_128x6_2x1_2cta_v_bz_bias_TNT",
         "nvjet_sss_tf32_128x256_TNT",
+        "nvjet_sm120_tst_mma_128x64x64_3_32x64x64_tmaAB_bz_TNNN",
+        "nvjet_sm103_tst_256x256_64x4_2x2_2cta_h_bz_TNT",
         # CUTLASS 2 e 3
         "void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm_relu_bf16_64x64_64x6_tn_align8>"
         "(cutlass_80_tensorop_bf16_s16816gemm_relu_bf16_64x64_64x6_tn_align8::Params)",
@@ -132,6 +134,7 @@ RECORDED = {
         "void tinygemm_m16n8k16_chunk_kernel<ALayout_RM<2>, BLayout_TC_int4<4, 32>>(int)",
         "void xmma_new::gemm::kernel<xmma_new::Ampere_hmma_bf16_traits<int>>(P)",
         "my_wmma_kernel",
+        "gemm_tensor_core_kernel",
     ],
     CUDA_CORES: [
         # cuBLAS e cuDNN
@@ -147,6 +150,8 @@ RECORDED = {
         "turing_fp16_sgemm_fp16_128x64_nn",
         "volta_dgemm_64x64_nn",
         "ampere_scudnn_128x64_relu_medium_nn_v1",
+        "volta_scudnn_winograd_128x128_ldg1_ldg4_relu_tile148n_nt_v1",
+        "sm80_xmma_gemm_f64f64_f64f64_f64_tn_n_tilesize64x64x8_stage3_warpsize2x2x1_dfma_cublas",
         "void implicit_convolve_sgemm<float, float, 1024, 5, 5, 3, 3, 3, 1, false>(int)",
         # CUTLASS
         "void cutlass::Kernel2<cutlass_80_simt_sgemm_256x128_8x4_nt_align1>(T1::Params)",
@@ -257,6 +262,9 @@ RECORDED = {
         # la piastrella sembra un'istruzione, la negazione una conferma
         "sm80_gemm_128x128x32_f32_kernel",
         "gemm_no_tensor_core_kernel",
+        "gemm_notensorcore_kernel",
+        "gemm_tensor_cores_off",
+        "void gemm<UseTensorCores=false>(P)",
         # CuTe senza Tensor Core: l'atomo è una FMA
         "void gemm_device<cute::TiledMMA<cute::MMA_Atom<cute::UniversalFMA<float, float>>>>(P)",
     ],
@@ -714,6 +722,12 @@ def test_a_counter_unavailable_in_one_kernel_is_unknown_for_the_whole_operation(
     assert from_counters(first, products=10**9).says == UNPROVEN
 
 
+def test_a_counter_is_of_an_operation_if_every_kernel_has_it():
+    kernels = [{"sm__a": 1.0, "sm__b": 2.0}, {"sm__a": 3.0}]
+    for order in (kernels, kernels[::-1]):
+        assert counters.total(order) == {"sm__a": 4.0}
+
+
 def test_kernels_before_the_first_signal_belong_to_nobody():
     assert counters.split([("altro", {"sm__x": 1.0})]) == []
 
@@ -760,6 +774,7 @@ def test_operations_ncu_had_no_time_for_are_missing(fake_ncu):
         ("==ERROR== ERR_NVGPUCTRPERM - The user …\n", r"non ha il permesso .*ERR_NVGPUCTRPERM"),
         ("==ERROR== Failed to find metric x\n", "0 operazioni su 1: Failed to find metric x"),
         ("", "ncu ha contato 0 operazioni su 1$"),
+        (wide(), "ncu ha contato 2 operazioni su 1$"),  # chi ha contato che cosa non si sa
     ],
 )
 def test_a_failing_ncu_says_why(fake_ncu, answer, reason):
@@ -773,6 +788,24 @@ def test_a_late_ncu_is_stopped(fake_ncu, monkeypatch):
     monkeypatch.setattr(counters, "LIMIT", 0.2)
     with pytest.raises(counters.NoCountersError, match="non ha finito"):
         counters.count(["BF16 1 2 3"])
+
+
+def test_what_a_late_ncu_has_opened_is_stopped_too(tmp_path):
+    """Chi resta aperto terrebbe aperta anche la risposta: si aspetterebbe lui."""
+    child = tmp_path / "finito"
+    with pytest.raises(counters.NoCountersError, match="non ha finito"):
+        counters.ask(("sh", "-c", '(sleep 1; touch "$0") & wait', str(child)), 0.3)
+    assert not child.exists()
+
+
+@pytest.mark.parametrize(("patience", "expected"), [(-1.0, []), (60.0, ["a", "b"])])
+def test_operations_stop_beginning_when_the_time_is_over(monkeypatch, patience, expected):
+    played = []
+    monkeypatch.setattr(bench, "run_of", lambda case: case)
+    monkeypatch.setattr(counters, "play", played.append)
+    monkeypatch.setattr(counters, "PATIENCE", patience)
+    counters.main('["a", "b"]')
+    assert played == expected
 
 
 def test_without_ncu_it_is_said(monkeypatch):
