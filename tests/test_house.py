@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -461,11 +462,13 @@ def test_texts_keep_a_sober_voice(path: Path) -> None:
 
 def loud_lines(page: str) -> list[str]:
     """Le righe di prosa con un esclamativo, un'emoji, una parola che la casa non usa."""
-    return [
-        f"{number}: {line}"
-        for number, line in enumerate(prose(page).split("\n"), start=1)
-        if "!" in line or BANNED.search(line) or EMOJI.search(line)
-    ]
+    return prose_lines(page, lambda line: "!" in line or BANNED.search(line) or EMOJI.search(line))
+
+
+def prose_lines(page: str, found: Callable[[str], object]) -> list[str]:
+    """Le righe di prosa in cui qualcosa si trova, con il loro numero."""
+    lines = enumerate(prose(page).split("\n"), start=1)
+    return [f"{number}: {line}" for number, line in lines if found(line)]
 
 
 @pytest.mark.parametrize(
@@ -492,11 +495,7 @@ def test_numbers_do_not_break_across_lines(path: Path) -> None:
 
 def broken_numbers(page: str) -> list[str]:
     """Le righe di prosa con un numero che il browser può lasciare a metà in fondo alla riga."""
-    return [
-        f"{number}: {line}"
-        for number, line in enumerate(prose(page).split("\n"), start=1)
-        if BREAKABLE.search(line)
-    ]
+    return prose_lines(page, BREAKABLE.search)
 
 
 UNITS = r"%|[mµn]s|[TG]FLOP/s|[TGM]B/s|[MG]Hz|W|[TGMKk]B"
